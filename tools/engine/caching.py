@@ -6,20 +6,20 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backbones.common.decoded import GIB, DecodedImages
 from backbones.errors import UserError
 from tools.engine.options import RunOptions
+from tools.engine.run_folder import DECODED
 from tools.processes import distributed, environment
 from tools.processes.locks import lock_for_life
 
 MEMORY = Path("/dev/shm")  # a folder of Linux whose files lie in memory
 PREFIX = "resnet-transfer-decoded-"
-FOLDER = "decoded"  # in the run folder
 TRIES = 3  # to remove the folder, in which a worker may be writing its last image
-SHARE = 0.25  # of the free space, by default
+SHARE, MOST = 0.25, 0.75  # of the free space: by default, and at most, because checkpoints and batches need space too
 
 
 def choose_cache(run: RunOptions, folder: Path) -> DecodedImages | None:
@@ -33,9 +33,10 @@ def choose_cache(run: RunOptions, folder: Path) -> DecodedImages | None:
     name = distributed.broadcast(PREFIX + secrets.token_hex(4))
     if run.cache == "none" or run.eval_only or run.dry_run:
         return None
-    place = folder / FOLDER if run.cache == "disk" else _memory() / name
+    place = folder / DECODED if run.cache == "disk" else _memory() / name
     free = shutil.disk_usage(next(parent for parent in place.resolve().parents if parent.is_dir())).free
-    return DecodedImages(place, int(SHARE * free) if run.cache_gib is None else min(free, int(run.cache_gib * GIB)))
+    wanted = SHARE * free if run.cache_gib is None else run.cache_gib * GIB
+    return DecodedImages(place, int(min(wanted, MOST * free)))
 
 
 def cache_row(cache: DecodedImages | None) -> dict[str, str]:
@@ -51,24 +52,23 @@ def kept(cache: DecodedImages | None) -> Iterator[None]:
 
     The first process of each machine removes. The others decode what they no longer find.
     """
+    if environment.is_main_of_machine():
+        _remove_abandoned()
     if cache is None:
         yield
         return
-    # Remove before any process creates.
-    distributed.on_all(lambda: _prepare(cache))
+    # Lock the name before any process creates the folder, because other trainings remove folders without a lock.
+    distributed.on_all(lambda: _explained(cache.folder, lambda: _lock(cache.folder)))
     distributed.on_all(lambda: _explained(cache.folder, cache.create))
     try:
         yield
     finally:
-        if environment.is_main():
-            print(cache.describe(), flush=True)
-        if environment.is_main_of_machine():
-            _remove(cache.folder)
-
-
-def _prepare(cache: DecodedImages) -> None:
-    if environment.is_main_of_machine():
-        _explained(cache.folder, lambda: _remove_abandoned(cache.folder))
+        try:
+            if environment.is_main():
+                print(cache.describe(), flush=True)
+        finally:  # also if nobody reads what is printed
+            if environment.is_main_of_machine():
+                _remove(cache.folder)
 
 
 def _explained(folder: Path, work: Callable[[], None]) -> None:
@@ -90,15 +90,18 @@ def _memory() -> Path:
     return MEMORY if MEMORY.is_dir() else Path(tempfile.gettempdir())
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the folders of decoded images whose processes were killed, and lock the name of the new one."""
-    shutil.rmtree(folder, ignore_errors=True)  # of this run before it was killed
-    if folder.name == FOLDER:
-        return
-    for other in {path.with_suffix("") for path in folder.parent.glob(f"{PREFIX}*")}:
-        if lock_for_life(_lock_of(other)):
-            _remove(other)
-    lock_for_life(_lock_of(folder))
+def _lock(folder: Path) -> None:
+    """Lock the name of a folder in memory. The lock of the run folder also holds for what lies in it."""
+    if environment.is_main_of_machine() and folder.name != DECODED:
+        lock_for_life(_lock_of(folder))
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders in memory whose trainings were killed."""
+    for folder in {path.with_suffix("") for path in _memory().glob(f"{PREFIX}*")}:
+        with suppress(OSError):  # it belongs to another user
+            if lock_for_life(_lock_of(folder)):
+                _remove(folder)
 
 
 def _remove(folder: Path) -> None:

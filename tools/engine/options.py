@@ -186,7 +186,8 @@ class RunOptions:
         workers: data-loading processes per training process; absent: one per core, at most four.
         cache: keep decoded images, so that later epochs need not decode them: ram keeps them in memory, disk in the run
             folder. The same bits train the model.
-        cache_gib: largest size of the decoded images in GiB, on each machine; absent: a quarter of the free space.
+        cache_gib: largest size of the decoded images in GiB, on each machine; absent: a quarter of the free space; at
+            most three quarters of it.
         deterministic: compute the same bits in every run, also on a GPU, where it is slower.
         compile: train with torch.compile: backbone and heads become faster, but the first steps wait for the compiler.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.
@@ -242,9 +243,9 @@ class RunOptions:
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         size = self.cache_gib
         require(size is None or 0 < size < float("inf"), "cache_gib", size, "must be above 0")
-        require(
-            size is None or self.cache != "none", "cache_gib", size, "keeps nothing; add --cache ram or --cache disk"
-        )
+        # A resumed run may switch the cache off; its configuration still names the size.
+        keeps = self.cache != "none" or self.resume
+        require(size is None or keeps, "cache_gib", size, "keeps nothing; add --cache ram or --cache disk")
         prepare_device(self.device)
         self.track = [name for each in self.track for name in each.split(",") if name != "none"]
         require(self.timeout > 0, "timeout", self.timeout, "must be above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -21,10 +22,11 @@ LAST, BEST = "checkpoint/last.safetensors", "checkpoint/best.safetensors"
 LAUNCHERS = "checkpoint/launchers.json"  # names of all launches of torchrun that have worked on this run
 LOCK = ".lock"  # locked by the process that trains
 TEMPORARY = (".*.tmp", "checkpoint/.*.tmp")
+DECODED = "decoded"  # folder of decoded images, see caching.py
 # Files of trackers, see trackers.py.
 TRACKED = ("tensorboard/events.out.tfevents.*", "metrics.csv", "tracking.json", "wandb/**/*")
 # Files of a start that was killed before its first checkpoint, besides temporary files.
-WRITTEN_AT_START = (CONFIG_FILE, SPLITS_FILE, LOCK, LAUNCHERS, "decoded/*", *TRACKED)
+WRITTEN_AT_START = (CONFIG_FILE, SPLITS_FILE, LOCK, LAUNCHERS, f"{DECODED}/*", *TRACKED)
 
 
 def choose_folder(
@@ -68,10 +70,11 @@ def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a run folder."""
+    """Remove the temporary files and decoded images that a killed process left in a run folder."""
     for pattern in TEMPORARY:
         for path in folder.glob(pattern):
             path.unlink()
+    shutil.rmtree(folder / DECODED, ignore_errors=True)
 
 
 def lock(folder: Path) -> None:

@@ -116,10 +116,34 @@ def test_what_killed_trainings_kept_is_removed_and_what_others_keep_stays(memory
         os.waitpid(alive, 0)
 
 
-def test_the_limit_is_at_most_the_free_space(memory: Path, monkeypatch: pytest.MonkeyPatch):
+def test_trainings_of_other_users_hinder_none(memory: Path):
+    theirs = memory / f"{caching.PREFIX}theirs.lock"
+    theirs.mkdir()  # cannot be opened, as a file of another user cannot
+    with caching.kept(DecodedImages(memory / f"{caching.PREFIX}own", GIB)):
+        pass
+    assert list(memory.iterdir()) == [theirs]
+
+
+def test_a_training_without_a_cache_removes_what_a_killed_one_kept(memory: Path):
+    (memory / f"{caching.PREFIX}killed").mkdir()
+    with caching.kept(None):
+        assert not list(memory.iterdir())
+
+
+def test_nothing_is_left_if_nobody_reads_what_is_printed(memory: Path, monkeypatch: pytest.MonkeyPatch):
+    def closed(self: DecodedImages) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(DecodedImages, "describe", closed)
+    with pytest.raises(BrokenPipeError), caching.kept(DecodedImages(memory / f"{caching.PREFIX}own", GIB)):
+        pass
+    assert not list(memory.iterdir())
+
+
+def test_the_limit_leaves_a_quarter_of_the_free_space(memory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=8 * GIB))
     limits = {size: caching.choose_cache(RunOptions(cache="ram", cache_gib=size), memory) for size in (None, 3.0, 99.0)}
-    assert {size: cache and cache.limit / GIB for size, cache in limits.items()} == {None: 2, 3.0: 3, 99.0: 8}
+    assert {size: cache and cache.limit / GIB for size, cache in limits.items()} == {None: 2, 3.0: 3, 99.0: 6}
     # One pass over the images keeps nothing.
     for once in (RunOptions(cache="ram", eval_only=True), RunOptions(cache="ram", dry_run=True), RunOptions()):
         assert caching.choose_cache(once, memory) is None
@@ -129,6 +153,10 @@ def test_the_limit_is_at_most_the_free_space(memory: Path, monkeypatch: pytest.M
 def test_sizes_that_keep_nothing_are_refused(size: float, kind: str):
     with pytest.raises(UserError, match="--cache-gib"):
         RunOptions(cache=kind, cache_gib=size)  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_may_switch_off_a_cache_whose_size_its_configuration_names():
+    assert RunOptions(cache="none", cache_gib=1.0, resume=True).cache == "none"
 
 
 def test_shards_are_refused(pictures: Path, tmp_path: Path):
