@@ -137,6 +137,6 @@ def _require_room(size: int) -> None:
     if size > free:
         raise UserError(
             f"--workers: a batch takes {size / 1e6:.0f} MB of shared memory, but {SHARED_MEMORY} "
-            f"has {free / 1e6:.0f} MB left; lower --workers or --batch-size, or enlarge "
+            f"has {free / 1e6:.0f} MB left; lower --workers, --batch-size or --cache-gib, or enlarge "
             f"{SHARED_MEMORY} (docker run --shm-size 8g)"
         )

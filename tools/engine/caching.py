@@ -19,7 +19,7 @@ from tools.processes.locks import lock_for_life
 MEMORY = Path("/dev/shm")  # a folder of Linux whose files lie in memory
 PREFIX = "resnet-transfer-decoded-"
 TRIES = 3  # to remove the folder, in which a worker may be writing its last image
-SHARE, MOST = 0.25, 0.75  # of the free space: by default, and at most, because checkpoints and batches need space too
+SHARE, MOST = 0.25, 0.5  # of the free space: by default, and at most, because checkpoints and batches need space too
 
 
 def choose_cache(run: RunOptions, folder: Path) -> DecodedImages | None:

@@ -187,7 +187,7 @@ class RunOptions:
         cache: keep decoded images, so that later epochs need not decode them: ram keeps them in memory, disk in the run
             folder. The same bits train the model.
         cache_gib: largest size of the decoded images in GiB, on each machine; absent: a quarter of the free space; at
-            most three quarters of it.
+            most half of it.
         deterministic: compute the same bits in every run, also on a GPU, where it is slower.
         compile: train with torch.compile: backbone and heads become faster, but the first steps wait for the compiler.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.

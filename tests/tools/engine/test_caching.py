@@ -140,10 +140,10 @@ def test_nothing_is_left_if_nobody_reads_what_is_printed(memory: Path, monkeypat
     assert not list(memory.iterdir())
 
 
-def test_the_limit_leaves_a_quarter_of_the_free_space(memory: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_limit_leaves_half_of_the_free_space(memory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=8 * GIB))
     limits = {size: caching.choose_cache(RunOptions(cache="ram", cache_gib=size), memory) for size in (None, 3.0, 99.0)}
-    assert {size: cache and cache.limit / GIB for size, cache in limits.items()} == {None: 2, 3.0: 3, 99.0: 6}
+    assert {size: cache and cache.limit / GIB for size, cache in limits.items()} == {None: 2, 3.0: 3, 99.0: 4}
     # One pass over the images keeps nothing.
     for once in (RunOptions(cache="ram", eval_only=True), RunOptions(cache="ram", dry_run=True), RunOptions()):
         assert caching.choose_cache(once, memory) is None
