@@ -167,7 +167,7 @@ def _stop(running: Sequence[Job]) -> None:
     """Interrupt the trainings as Ctrl-C does. After `GRACE` seconds kill those that still run, with their workers."""
     for job in running:
         with suppress(ProcessLookupError):
-            job.process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
+            job.process.send_signal(_interrupting_signal())
     deadline = time.monotonic() + GRACE
     for job in running:
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C ends the wait
@@ -175,6 +175,15 @@ def _stop(running: Sequence[Job]) -> None:
         with suppress(ProcessLookupError):
             _kill(job.process)
         job.process.wait()
+
+
+def _interrupting_signal() -> signal.Signals:
+    """Return the signal that interrupts a training: that of Ctrl-C, or SIGTERM if the training ignores that one.
+
+    Programs that a script starts in the background ignore it, and so do the programs that they start.
+    """
+    ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    return signal.SIGTERM if ignores or os.name != "posix" else signal.SIGINT
 
 
 def _kill(process: subprocess.Popen) -> None:
