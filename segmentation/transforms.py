@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,10 +60,13 @@ class Augment:
     scales: tuple[float, float] = (0.5, 2.0)
     fill: tuple[int, ...] = (124, 116, 104)
     seed: int = 0
+    listed: str = field(init=False, default="")  # the steps of a file as JSON
 
     def __post_init__(self) -> None:
         if is_file(self.preset):
-            _transforms(_listed(self.preset))
+            # A frozen dataclass sets its fields in this way.
+            object.__setattr__(self, "listed", json.dumps(read_steps(Path(self.preset))))
+            _transforms(self.listed)
         elif self.preset not in PRESETS and self.preset not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.preset, [*PRESETS, *AUGMENTATIONS.names()])
 
@@ -80,17 +83,10 @@ class Augment:
         if self.preset in AUGMENTATIONS:
             image, labels = AUGMENTATIONS[self.preset](image, labels, random)
         is_rgb = image.shape[2] == 3 and image.dtype == np.uint8
-        preset = _listed(self.preset) if is_file(self.preset) else self.preset
-        pipeline = _pipeline(preset, self.crop, self.scales, self.fill if is_rgb else None)
+        pipeline = _pipeline(self.listed or self.preset, self.crop, self.scales, self.fill if is_rgb else None)
         pipeline.set_random_seed(int(random.integers(2**32)))
         out = pipeline(image=image, mask=labels)
         return out["image"], out["mask"]
-
-
-@cache
-def _listed(path: str) -> str:
-    """Return the steps of a file as JSON. A process reads the file once."""
-    return json.dumps(read_steps(Path(path)))
 
 
 def _transforms(listed: str) -> list[Any]:

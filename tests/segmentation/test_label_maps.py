@@ -456,6 +456,18 @@ def test_pixels_that_a_transform_takes_from_beyond_the_image_do_not_count(
     assert {7, beyond} <= {*np.unique(mask).tolist()} <= {7, beyond, IGNORE}
 
 
+def test_an_augmentation_has_the_steps_that_its_file_had_when_it_was_made(tmp_path: Path) -> None:
+    """In a notebook, a file is edited and read again."""
+    file, image, labels = tmp_path / "steps.yaml", np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 7, np.uint8)
+    made = []
+    for value in (3, 4):
+        file.write_text(f"- Pad: {{padding: 9, fill_mask: {value}, p: 1}}")
+        made.append(Augment(str(file), crop=50))
+    for augment, value in zip(made, (3, 4), strict=True):
+        mask = augment(image, labels, epoch=0, index=0)[1]
+        assert {*np.unique(mask).tolist()} == {7, value}
+
+
 def test_batches_are_padded_with_what_does_not_count(labels: LabelSet) -> None:
     data = labels.open()
     image, target = data[0]
