@@ -55,14 +55,16 @@ class DecodedImages:
         return array
 
     def describe(self) -> str:
-        """Return the number and size of the kept arrays, and whether the limit left others out."""
+        """Return the number and size of the kept arrays, and whether the limit or a full disk left others out."""
         sizes: list[int] = []
         with contextlib.suppress(FileNotFoundError):  # another machine removes the folder, which the machines share
             sizes.extend(file.stat().st_size for file in self.folder.glob("*.npy"))
         text = f"{len(sizes)} decoded arrays kept, {sum(sizes) / GIB:.2f} GiB"
         if not self._is_full.exists():
             return text
-        return f"{text}; full, so that the others are decoded each time (--cache-gib {self.limit / GIB:.2f})"
+        is_limit = self._reserved.stat().st_size * PAGE > self.limit
+        reason = f"--cache-gib {self.limit / GIB:.2f}" if is_limit else f"{self.folder} refused more"
+        return f"{text}; full, so that the others are decoded each time ({reason})"
 
     @property
     def _is_full(self) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -81,8 +83,21 @@ def test_no_more_bytes_are_kept_than_the_limit(tmp_path: Path):
     assert [decode.calls for decode in decoders] == [1, 1, 2, 2]
     assert len(list(tmp_path.glob("*.npy"))) == 2
     assert cache.describe().startswith(
-        "2 decoded arrays kept, 0.00 GiB; full, so that the others are decoded each time"
+        "2 decoded arrays kept, 0.00 GiB; full, so that the others are decoded each time (--cache-gib"
     )
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(cache: DecodedImages, monkeypatch: pytest.MonkeyPatch):
+    def refuse(file: BinaryIO, array: np.ndarray) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache.get("a", image(0))
+    monkeypatch.setattr(np, "save", refuse)
+    assert (cache.get("b", image(1)) == 1).all()
+    assert not list(cache.folder.glob("*.partial"))
+    assert cache.describe().startswith("1 decoded arrays kept")
+    assert cache.describe().endswith(f"({cache.folder} refused more)")
 
 
 def cut(file: Path) -> None:
