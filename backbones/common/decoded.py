@@ -115,7 +115,7 @@ def _mapped(file: Path) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=HEADER).reshape(shape, order=order)
 
 
-@lru_cache
+@lru_cache(maxsize=1 << 14)  # data sets such as ImageNet have thousands of sizes
 def _layout(header: bytes) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]]:
     """Return type, shape and order of the array of an .npy file. Images of one size have the same header."""
     content = io.BytesIO(header)
