@@ -68,7 +68,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8.4",  # the first for NumPy 2
         "jinja2>=3.1",  # torch's as well
-        "tensorboard>=2.16.2",  # 2.16.0 installs TensorFlow
+        "tensorboard>=2.17.1",  # the first for NumPy 2
         "segmentation-models-pytorch>=0.5",  # the Dice loss
         "webdataset>=1.0.2",  # earlier lines hand addresses to a shell
     ],
