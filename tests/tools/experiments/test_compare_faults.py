@@ -60,15 +60,18 @@ def test_a_training_that_ends_without_a_word_has_a_reason_in_later_tables(end: s
 @pytest.mark.parametrize(("ignored", "status"), [(False, 6), (True, 7)])
 def test_trainings_are_interrupted_also_where_ctrl_c_is_ignored(ignored: bool, status: int, tmp_path: Path):
     """As in scripts that run in the background, whose programs inherit that SIGINT is ignored."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a shell cannot trap what it inherits as ignored
         script = "trap 'exit 6' INT; trap 'exit 7' TERM; echo ready; while true; do sleep 0.1; done"
         process = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         jobs._stop([Job(Cell("a", "train_det", (), {}, {}), 0, process, tmp_path / "a.log")])
         assert process.returncode == status
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
