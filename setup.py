@@ -62,7 +62,7 @@ setup(
         "tifffile>=2024.1.30",  # TIFF files of more than four bands, which OpenCV does not read
         "safetensors>=0.4.3",
         "filelock>=3.12",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.51",
         "docstring-parser>=0.15",  # the texts of --help
         "PyYAML>=6.0",
         "tqdm>=4.66",
