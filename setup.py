@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 TASKS = ("classification", "detection", "segmentation")
 PACKAGES = ("backbones", *TASKS, "tools")
-EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+EXPORT = ["torch>=2.10", "onnx>=1.19", "onnxscript>=0.7", "onnxruntime>=1.23"]  # detectors need these
 OPENVINO = ["openvino>=2024.6"]
 DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "ipywidgets>=8", "pandas>=2.2"]

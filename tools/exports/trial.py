@@ -58,7 +58,7 @@ def save_inputs(path: Path, names: Sequence[str], items: Sequence[Inputs]) -> No
         for number, item in enumerate(items)
         for name, tensor in zip(names, item, strict=True)
     }
-    np.savez(path, allow_pickle=False, **named)
+    np.savez(path, **named)  # NumPy 2.0 knows no `allow_pickle` here
 
 
 def run_alone(program: str, *arguments: str | Path, folder: Path) -> str | None:
