@@ -50,8 +50,8 @@ setup(
         **{task: ["py.typed", "recipes/*.yaml", "experiments/*.yaml"] for task in TASKS},
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.8",  # earlier versions cannot resume the runs of later ones
+        "torchvision>=0.23",
         "timm>=1.0.22",  # earlier versions cannot build transformers without data
         "numpy>=2.0",  # which OpenCV 5 needs
         "pycocotools>=2.0.8",
@@ -60,7 +60,7 @@ setup(
         "opencv-python-headless>=5.0",  # the first line whose decoder refuses a truncated JPEG
         "pillow>=10.3",
         "tifffile>=2024.1.30",  # TIFF files of more than four bands, which OpenCV does not read
-        "safetensors>=0.4.3",
+        "safetensors>=0.5",  # earlier versions name damaged files in another way
         "filelock>=3.12",
         "jsonargparse[signatures]>=4.51",
         "docstring-parser>=0.15",  # the texts of --help
