@@ -41,7 +41,7 @@ UNPADDED = ["torchvision/inception_v3", "torchvision/alexnet", "timm/inception_v
 @functools.cache
 def without_memory(name: str) -> backbones.Backbone:
     """A model whose weights have shapes only, unless it needs numbers while it is built."""
-    return without_data(lambda: backbones.build(name, weights=None))
+    return without_data(lambda: backbones.build(name, weights=None)).to("meta")
 
 
 @pytest.mark.parametrize("name", PADDED + UNPADDED)
