@@ -9,7 +9,7 @@ ARG TORCH_INDEX=https://pypi.org/simple
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-RUN pip install --index-url "$TORCH_INDEX" "torch>=2.8" "torchvision>=0.23"
+RUN pip install --index-url "$TORCH_INDEX" "torch>=2.12" "torchvision>=0.27"
 COPY . /src
 RUN pip install "/src[export,demo,video]"
 

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 TASKS = ("classification", "detection", "segmentation")
 PACKAGES = ("backbones", *TASKS, "tools")
-EXPORT = ["torch>=2.10", "onnx>=1.19", "onnxscript>=0.7", "onnxruntime>=1.23"]  # detectors need these
+EXPORT = ["onnx>=1.19", "onnxscript>=0.7", "onnxruntime>=1.23"]  # exporting detectors needs these
 OPENVINO = ["openvino>=2024.6"]
 DEMO = ["starlette>=0.40", "uvicorn>=0.30"]
 NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29", "ipywidgets>=8", "pandas>=2.2"]
@@ -50,8 +50,8 @@ setup(
         **{task: ["py.typed", "recipes/*.yaml", "experiments/*.yaml"] for task in TASKS},
     },
     install_requires=[
-        "torch>=2.8",  # earlier versions cannot resume the runs of later ones
-        "torchvision>=0.23",
+        "torch>=2.12",  # torch 2.10 refuses the norm layers of published detectors
+        "torchvision>=0.27",
         "timm>=1.0.22",  # earlier versions cannot build transformers without data
         "numpy>=2.0",  # which OpenCV 5 needs
         "pycocotools>=2.0.8",
