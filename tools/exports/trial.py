@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def try_file(path: Path, exportable: Exportable) -> None:
 
 def save_inputs(path: Path, names: Sequence[str], items: Sequence[Inputs]) -> None:
     """Save inputs of images for another process, as arrays that are named after the number and the input."""
-    named = {
+    named: dict[str, Any] = {
         f"{number} {name}": tensor.numpy()
         for number, item in enumerate(items)
         for name, tensor in zip(names, item, strict=True)
