@@ -466,6 +466,17 @@ def _end_with_the_first_to_fail(processes: list[ForkServerProcess], patience: fl
         failed = failed or any(process.exitcode for process in processes)
 
 
+def write_noise(root: Path, counts: dict[tuple[str, str], int], side: int) -> Path:
+    """Write class folders of square images of noise; `counts` has the number of images by split and class."""
+    random = np.random.default_rng(0)
+    for (split, name), count in counts.items():
+        (root / split / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / name / f"{number}.png"), pixels)
+    return root
+
+
 def require_openvino() -> Any:
     """Return OpenVINO's module, or skip the test: OpenVINO cannot resize images without AVX2."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41":

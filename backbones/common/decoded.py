@@ -124,6 +124,10 @@ def _layout(header: bytes) -> tuple[np.dtype, tuple[int, ...], Literal["C", "F"]
     return dtype, shape, "F" if columns_first else "C"
 
 
-def decoded(cache: DecodedImages | None, key: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return an array from the cache, which keeps it; without a cache, the result of `decode`."""
-    return decode() if cache is None else cache.get(key, decode)
+def decoded(cache: DecodedImages | None, decode: Callable[[], np.ndarray], *key: object) -> np.ndarray:
+    """Return an array from the cache, which keeps it; without a cache, the result of `decode`.
+
+    Args:
+        key: what tells the array from all others; only a cache writes it as text.
+    """
+    return decode() if cache is None else cache.get("|".join(map(str, key)), decode)

@@ -84,9 +84,7 @@ class ClassFolder(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
         path = self.path(row)
-        image: np.ndarray | list[np.ndarray] = decoded(
-            self.cache, f"{path}|{self.transform}", partial(self._decode, path)
-        )
+        image: np.ndarray | list[np.ndarray] = decoded(self.cache, partial(self._decode, path), path, self.transform)
         if self.transform is not None:
             assert isinstance(image, np.ndarray)
             image = self.transform(image, epoch=epoch, index=row)

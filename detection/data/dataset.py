@@ -103,7 +103,7 @@ class CocoDetection(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         factor = self.augment.shrink_factor(size)
         path = self.path(index)
         read = partial(read_shrunk, path, size=size, factor=factor, bits=self.bits)
-        image = decoded(self.cache, f"{path}|{size}|{factor}", read)
+        image = decoded(self.cache, read, path, size, factor)
         boxes, labels, crowd = data.of_image(row)
         strips = data.strips_of(row)
         sample = Sample(image, boxes / np.float32(factor), labels, crowd, strips)

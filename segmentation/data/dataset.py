@@ -100,10 +100,10 @@ class Segmentation(Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = int(self.indices[index])
-        name = f"{self.source.where}|{row}|{self.source.file(row)}"
-        image = decoded(self.cache, f"image|{name}", partial(self.source.image, row))
+        which = (self.source.where, row, self.source.file(row))
+        image = decoded(self.cache, partial(self.source.image, row), "image", *which)
         size = (image.shape[0], image.shape[1])
-        labels = decoded(self.cache, f"labels|{name}", partial(self.source.labels, row, size))
+        labels = decoded(self.cache, partial(self.source.labels, row, size), "labels", *which)
         image, labels = self.augment(image, labels, epoch=epoch, index=row)
         if self.statistics is not None and image.dtype != np.uint8:
             mean, std = self.statistics

@@ -64,7 +64,7 @@ def test_an_array_is_decoded_once_and_stays_the_same(cache: DecodedImages, array
     # Another process, such as a worker that was started anew, finds it too.
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).get("a.jpg|1", decode), array)
     assert decode.calls == 1
-    assert decoded(None, "a.jpg|1", decode) is not None and decode.calls == 2
+    assert decoded(None, decode, "a.jpg", 1) is not None and decode.calls == 2
 
 
 def test_keys_are_kept_apart_whatever_their_characters(cache: DecodedImages):

@@ -122,9 +122,8 @@ def our_classifier(images: Images, cache: DecodedImages | None) -> OurFetch:
 
     def fetch(epoch: int, index: int) -> tuple[Any, object]:
         path = images.path(index)
-        pixels = decoded(
-            cache, str(path), lambda: decode(path.read_bytes(), str(path), 3, shrink=augment.shrink_factor)
-        )
+        read = partial(decode, shrink=augment.shrink_factor)
+        pixels = decoded(cache, lambda: read(path.read_bytes(), str(path), 3), path)
         return make_item(augment(pixels, epoch=epoch, index=index), label=0, index=index)
 
     return fetch

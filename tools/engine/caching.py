@@ -30,10 +30,11 @@ def choose_cache(run: RunOptions, folder: Path) -> DecodedImages | None:
     Args:
         folder: the run folder, which may not exist yet.
     """
-    name = distributed.broadcast(PREFIX + secrets.token_hex(4))
     if run.cache == "none" or run.eval_only or run.dry_run:
         return None
-    place = folder / DECODED if run.cache == "disk" else _memory() / name
+    place = (
+        folder / DECODED if run.cache == "disk" else _memory() / distributed.broadcast(PREFIX + secrets.token_hex(4))
+    )
     free = shutil.disk_usage(next(parent for parent in place.resolve().parents if parent.is_dir())).free
     wanted = SHARE * free if run.cache_gib is None else run.cache_gib * GIB
     return DecodedImages(place, int(min(wanted, MOST * free)))
@@ -41,9 +42,9 @@ def choose_cache(run: RunOptions, folder: Path) -> DecodedImages | None:
 
 def cache_row(cache: DecodedImages | None) -> dict[str, str]:
     """Return the row of the plan that says where decoded images are kept; {} if they are not."""
-    return (
-        {} if cache is None else {"cache": f"at most {cache.limit / GIB:.2f} GiB of decoded images in {cache.folder}"}
-    )
+    if cache is None:
+        return {}
+    return {"cache": f"at most {cache.limit / GIB:.2f} GiB of decoded images in {cache.folder}"}
 
 
 @contextmanager

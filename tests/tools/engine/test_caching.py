@@ -8,10 +8,9 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
-from conftest import CIFAR, Group, child_only
+from conftest import CIFAR, Group, child_only, write_noise
 
 from backbones.common.decoded import GIB, DecodedImages
 from backbones.errors import UserError
@@ -26,13 +25,8 @@ SIDE, IMAGES = 40, 12  # of training and validation together
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for split, name, count in (("train", "a", 4), ("train", "b", 4), ("val", "a", 2), ("val", "b", 2)):
-        (tmp_path / "data" / split / name).mkdir(parents=True)
-        for number in range(count):
-            picture = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-            cv2.imwrite(str(tmp_path / "data" / split / name / f"{number}.png"), picture)
-    return tmp_path / "data"
+    counts = {("train", "a"): 4, ("train", "b"): 4, ("val", "a"): 2, ("val", "b"): 2}
+    return write_noise(tmp_path / "data", counts, SIDE)
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
+from conftest import write_noise
 from safetensors.torch import load_file
 
 from backbones.common.run_files import MODEL_FILE
@@ -23,13 +22,7 @@ from tools.engine.state import Training
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Four images of each class to train on; four of class a and one of class b to validate on."""
-    random = np.random.default_rng(0)
-    for split, name, count in (("train", "a", 4), ("train", "b", 4), ("val", "a", 4), ("val", "b", 1)):
-        (tmp_path / "data" / split / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            cv2.imwrite(str(tmp_path / "data" / split / name / f"{number}.png"), pixels)
-    return tmp_path / "data"
+    return write_noise(tmp_path / "data", {("train", "a"): 4, ("train", "b"): 4, ("val", "a"): 4, ("val", "b"): 1}, 32)
 
 
 @pytest.fixture
