@@ -24,6 +24,10 @@ from detection.data.truth import Protocol, Truth
 
 # Pixels. A box whose side inside the image is not longer has no area, wherever boxes are read, checked or augmented.
 SMALLEST_SIDE = 1e-3
+FRACTIONS = (
+    "most boxes lie between 0 and 1, as fractions of the sides of their images do, but boxes are read in pixels; "
+    "multiply x and width by the width of the image, y and height by its height"
+)
 
 
 @dataclass(frozen=True)
@@ -277,6 +281,12 @@ class CocoAnnotations:
         return objects[self.offsets[1:]] == objects[self.offsets[:-1]]
 
 
+def are_fractions(boxes: np.ndarray) -> bool:
+    """Return whether most boxes xyxy `[B, 4]` lie inside 0..1, and one of these has a side other than 0 and 1."""
+    inside = boxes[((boxes >= 0) & (boxes <= 1)).all(axis=1)]
+    return 2 * len(inside) > len(boxes) and bool((inside % 1).any())
+
+
 def _rows(annotations: list[Record], image_ids: np.ndarray, categories: CategoryMap, path: Path) -> np.ndarray:
     """Return the index `[B]` of each annotation's image in `image_ids`.
 
@@ -312,6 +322,8 @@ def _checked_boxes(
         [require_field(a, "annotation", "bbox", truth.path) for a in annotations], dtype=np.float64
     ).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
+    if are_fractions(boxes):
+        raise UserError(f"{truth.path}: {FRACTIONS}")
     limits = np.concatenate([sizes[rows][:, ::-1]] * 2, axis=1).reshape(-1, 4)
     inside = boxes.clip(0, limits).astype(np.float32)
     keep = (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) > SMALLEST_SIDE

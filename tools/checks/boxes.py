@@ -15,7 +15,7 @@ from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, is_file, list_files
 from backbones.common.values import LARGEST_NUMBER
 from backbones.errors import UserError, counted
-from detection.data.annotations import SMALLEST_SIDE
+from detection.data.annotations import FRACTIONS, SMALLEST_SIDE, are_fractions
 from detection.data.folders import file_layout, open_file, open_split
 from detection.data.layouts.base import Reading
 from detection.data.truth import ProblemHandler, Truth
@@ -105,6 +105,8 @@ def _check(truth: Truth, split: str, report: CheckReport, allow_outside: bool) -
     crowd = annotations.column("iscrowd")
     boxes = _check_boxes(annotations, rows, sizes)
     _check_duplicate_boxes(annotations, rows, boxes)
+    if are_fractions(boxes):
+        report.add("boxes as fractions", split, file=str(path), text=FRACTIONS)
     if all(crowd) and images.records and categories.records and isinstance(data.get("annotations"), list):
         text = "no annotation is an object; there is nothing to learn or to measure"
         report.add("no objects", split, file=str(path), text=text)

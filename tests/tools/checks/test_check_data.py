@@ -109,6 +109,13 @@ FAULTS: dict[str, tuple[Callable[[CocoFolder], Any], str, str, str]] = {
         annotation(0, bbox=[3, 3, 0, 9], area=0, segmentation=[]),
         "box without area", "annotation 1", FIRST,
     ),
+    "boxes as fractions": (
+        lambda coco: [
+            each.update(bbox=[0.1, 0.2, 0.5 + number / 50, 0.4], area=0.2, segmentation=[])
+            for number, each in enumerate(coco.data["annotations"])
+        ],
+        "boxes as fractions", "", "",
+    ),
     "box of three": (annotation(0, bbox=[3, 3, 9]), "malformed field", "annotation 1", FIRST),
     "box elsewhere": (annotation(0, bbox=[25, 5, 20, 30]), "box beside its outline", "annotation 1", FIRST),
     "area too large": (annotation(0, area=60000), "wrong area", "annotation 1", FIRST),
