@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,22 @@ def shortened(text: str, most: int = 160) -> str:
     """Return a text of a file in one line of at most `most` characters, for a message."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def require_class(name: str, names: Sequence[str], words: str) -> None:
+    """Check the name of a class of a model.
+
+    Args:
+        name: the name that the user gave.
+        names: the names of the model's classes.
+        words: what the user wrote, for the message, such as "--classes dgo".
+
+    Raises:
+        UserError: `names` does not contain `name`; the message has similar names.
+    """
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 5, 0.5) or names[:10]
+        raise UserError(f"{words}: the model has no such class; choose among {', '.join(near)}")
 
 
 def require(holds: object, name: str, value: object, rule: str) -> None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
@@ -25,7 +24,7 @@ from backbones.common.plugins import load as load_plugins
 from backbones.common.plugins import require as require_plugins
 from backbones.common.precision import precision_dtype
 from backbones.common.results import ImageResult
-from backbones.errors import UserError
+from backbones.errors import UserError, require_class
 from backbones.fold import Folds
 from backbones.norm import freeze_batch_norm
 from backbones.published_models import published_file, suggestion
@@ -274,9 +273,7 @@ def require_names(chosen: Sequence[str], names: Sequence[str]) -> tuple[str, ...
     if not chosen:
         raise UserError("classes=[]: names no class; leave it out for all classes")
     for name in chosen:
-        if name not in names:
-            near = ", ".join(get_close_matches(name, names, 5, 0.5) or names[:10])
-            raise UserError(f"classes={name!r}: the model has no such class; choose among {near}")
+        require_class(name, names, f"classes={name!r}")
     return chosen
 
 

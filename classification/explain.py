@@ -11,8 +11,7 @@ from torch import Tensor
 
 from backbones.common.explanation import Explanation, normalised_heat
 from backbones.common.images import Image
-from backbones.errors import UserError
-from backbones.trained import require_names
+from backbones.errors import UserError, require_class
 from classification.trained import TrainedClassifier
 
 
@@ -32,7 +31,9 @@ def explain(model: TrainedClassifier, image: Image, name: str | None = None) -> 
         )
     view = model.read(image)[0]
     logits, features = _forward(model, view[None].to(model.device))
-    index = int(logits[0].argmax()) if name is None else model.classes.index(require_names([name], model.classes)[0])
+    if name is not None:
+        require_class(name, model.classes, f"name={name!r}")
+    index = int(logits[0].argmax()) if name is None else model.classes.index(name)
     (gradient,) = torch.autograd.grad(logits[0, index], features)
     # Weight each channel by its mean gradient; keep what raises the score (equations 1 and 2).
     weights = gradient.mean((2, 3), keepdim=True)

@@ -17,8 +17,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from backbones.common.explanation import Explanation, normalised_heat
 from backbones.common.images import Image
-from backbones.errors import UserError
-from backbones.trained import require_names
+from backbones.errors import UserError, require_class
 from detection.results import Detection
 from detection.roi_heads import RoIHeads
 from detection.trained import TrainedDetector
@@ -47,7 +46,8 @@ def explain(model: TrainedDetector, image: Image, found: Detection, name: str | 
     """
     if not isinstance(found, Detection):
         raise UserError(f"{type(found).__name__}: is no single detection; index the detections of the image: found[0]")
-    (name,) = require_names([found.name if name is None else name], model.categories.names)
+    name = found.name if name is None else name
+    require_class(name, model.categories.names, f"name={name!r}")
     if not isinstance(model.model.roi_heads, RoIHeads):
         raise UserError(
             f"{model.trained.path}: is an exported file, which has no gradients; name the run that it is of"

@@ -16,6 +16,7 @@ from backbones.common.files import JsonObject
 from backbones.common.images import Image
 from backbones.common.packages import optional
 from backbones.common.results import ImageResult, Selection, indices_of
+from backbones.errors import require_class
 from detection.draw import draw_detections
 from detection.masks import decode
 from detection.runs import strips_of_codes
@@ -81,6 +82,7 @@ class Detections(ImageResult):
         labels: `[N]` category ids as in the data set's file.
         names: category names, one per box.
         outlines: masks of the boxes as run-length codes; None if the detector predicts no masks.
+        categories: names of all categories of the detector; empty if they are unknown.
     """
 
     boxes: Tensor
@@ -88,6 +90,7 @@ class Detections(ImageResult):
     labels: Tensor
     names: tuple[str, ...]
     outlines: Outlines | None = None
+    categories: tuple[str, ...] = ()
 
     @property
     def masks(self) -> Tensor | None:
@@ -135,7 +138,13 @@ class Detections(ImageResult):
         )
 
     def named(self, *names: str) -> Tensor:
-        """Return a mask `[N]` of the detections with one of the category names."""
+        """Return a mask `[N]` of the detections with one of the category names.
+
+        Raises:
+            UserError: the detector has no category of a name.
+        """
+        for name in names if self.categories else ():
+            require_class(name, self.categories, f"named({name!r})")
         return torch.tensor([name in names for name in self.names], dtype=torch.bool)
 
     def draw(self, pixels: np.ndarray) -> np.ndarray:

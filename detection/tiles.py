@@ -73,7 +73,7 @@ def detect_in_tiles(detector: TrainedDetector, image: Tensor, tiles: Tiles, *, b
         for (left, top), part in zip(batch, detector.predict(parts), strict=True):
             boxes = part.boxes + torch.tensor([left, top, left, top])
             outlines = part.outlines and _moved_outlines(part.outlines, left, top, image)
-            found.append(Detections(boxes, part.scores, part.labels, part.names, outlines))
+            found.append(replace(part, boxes=boxes, outlines=outlines))
             cut.append(_is_cut(boxes, left, top, tiles.side, image))
     return merge(_concatenated(found), torch.cat(cut))
 
@@ -107,7 +107,7 @@ def merge(found: Detections, cut: Tensor) -> Detections:
                 codes[best] = united([codes[best], *(codes[index] for index in rest[parts].tolist())])
     chosen = torch.tensor(sorted(kept, key=lambda index: -float(found.scores[index])), dtype=torch.long)
     outlines = found.outlines and replace(found.outlines, codes=tuple(codes))
-    return Detections(boxes, found.scores, found.labels, found.names, outlines).where(chosen)
+    return replace(found, boxes=boxes, outlines=outlines).where(chosen)
 
 
 def _absorb(boxes: Tensor, best: int, rest: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,9 @@ def _concatenated(parts: list[Detections]) -> Detections:
     names = tuple(name for part in parts for name in part.names)
     first = parts[0].outlines
     codes = tuple(code for part in parts if part.outlines for code in part.outlines.codes)
-    return Detections(boxes, scores, labels, names, first and replace(first, codes=codes))
+    return replace(
+        parts[0], boxes=boxes, scores=scores, labels=labels, names=names, outlines=first and replace(first, codes=codes)
+    )
 
 
 def _moved_outlines(outlines: Outlines, left: int, top: int, image: Tensor) -> Outlines:

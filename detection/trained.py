@@ -83,7 +83,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))
         ids = torch.tensor([0, *self.categories.ids])[labels]
         names = tuple(self.categories.names[label - 1] for label in labels.tolist())
-        return Detections(boxes.float(), scores.float(), ids, names)
+        return Detections(boxes.float(), scores.float(), ids, names, categories=self.categories.names)
 
 
 @known_keywords("detection.load")

@@ -15,7 +15,7 @@ from backbones.common.files import JsonObject
 from backbones.common.outlines import encode_bitmap
 from backbones.common.packages import optional
 from backbones.common.results import ImageResult
-from backbones.errors import UserError
+from backbones.errors import UserError, require_class
 from segmentation.data.classes import Classes
 from segmentation.draw import draw_labels
 
@@ -52,7 +52,8 @@ class LabelMap(ImageResult):
         Raises:
             UserError: there is no such class.
         """
-        if isinstance(chosen, str) and chosen in self.names:
+        if isinstance(chosen, str):
+            require_class(chosen, self.names, repr(chosen))
             return self.labels == self.names.index(chosen)
         if isinstance(chosen, (int, np.integer)) and 0 <= chosen < len(self.names):
             return self.labels == int(chosen)

@@ -32,5 +32,5 @@ def test_the_heat_of_a_linear_head_is_its_class_activation_map(tiny_runs: dict[s
     other = model.classes[1 - label] if len(model.classes) == 2 else model.classes[label - 1]
     assert explain(model, image, other).name == other
     assert model(image).names[0] == found.name  # predictions afterwards are as before
-    with pytest.raises(UserError, match="classes='nothing': the model has no such class"):
+    with pytest.raises(UserError, match="name='nothing': the model has no such class"):
         explain(model, image, "nothing")

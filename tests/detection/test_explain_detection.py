@@ -75,7 +75,7 @@ def test_only_detections_in_the_image_are_explained(tiny_runs: dict[str, Path]):
     assert (explained.name, explained.box, explained.pixels.shape) == (name, found[0].box, (48, 64, 3))
     other = next(each for each in model.categories.names if each != name)
     assert explain(model, image, found[0], other).name == other
-    with pytest.raises(UserError, match="classes='nothing': the model has no such class"):
+    with pytest.raises(UserError, match="name='nothing': the model has no such class"):
         explain(model, image, found[0], "nothing")
     with pytest.raises(UserError, match=r"^int: is no single detection; index the detections of the image: found\[0\]"):
         explain(model, image, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -11,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from backbones.common.results import ImageResult
-from backbones.errors import UserError
+from backbones.errors import UserError, require_class
 from backbones.trained import TrainedModel
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
@@ -57,9 +56,7 @@ def choose_classes(chosen: Sequence[str], names: Sequence[str]) -> list[int]:
         UserError: for a name that the model does not have, with similar names.
     """
     for name in chosen:
-        if name not in names:
-            near = get_close_matches(name, names, 5, 0.5) or list(names[:10])
-            raise UserError(f"--classes {name}: the model has no such class; choose among {', '.join(near)}")
+        require_class(name, names, f"--classes {name}")
     return [index for index, name in enumerate(names) if not chosen or name in chosen]
 
 

@@ -246,6 +246,8 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
     sure = detection.load(tiny_runs["det"], device="auto", score=limit, classes=["star"])(files)
     kept = [each[(each.scores > limit) & each.named("star")] for each in whole]
     assert [each.names for each in sure] == [each.names for each in kept] and sum(map(len, sure)) > 0
+    with pytest.raises(UserError, match=r"^named\('strar'\): the model has no such class; choose among star"):
+        whole[0].named("strar")
     with pytest.raises(UserError, match="classes='strar': the model has no such class; choose among star"):
         detection.load(tiny_runs["det"], classes=["strar"])
     with pytest.raises(UserError, match="score=2: must be between 0 and 1"):
