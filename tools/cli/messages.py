@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 
+from tools.cli.arguments import positional_names
+
 # The name of an option in a text. With underscores, as Python has it, or with dashes.
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 _LISTS = {"int": "a list such as [1,2]", "float": "a list such as [0.5,1]", "str": "a list such as [a,b]"}
@@ -18,7 +20,8 @@ def parser_message(error: BaseException, groups: Iterable[type]) -> str:
     Args:
         groups: the dataclasses of options.
     """
-    text = _plain_text(" ".join(str(error).split()))
+    groups = list(groups)
+    text = _with_positionals(_plain_text(" ".join(str(error).split())), groups)
     near = _near_option(text, groups)
     return with_dashes(f"{text}; did you mean {near}?" if near else f"{text}; see --help")
 
@@ -36,7 +39,7 @@ def _plain_text(text: str) -> str:
     valueless = re.search(r"argument (--\w+)\S*: expected one argument", text)
     if missing:
         names = [f"--{name}" for name in missing[1].split(", ")]
-        return f"{', '.join(names)}: missing; add {'it with a value' if len(names) == 1 else 'them with values'}"
+        return f"{', '.join(names)}: missing; add {'it' if len(names) == 1 else 'them'} to the command line"
     if valueless:
         return f"{valueless[1]}: has no value; write one after it"
     if union:
@@ -47,6 +50,13 @@ def _plain_text(text: str) -> str:
             kind = "one of " + kind.removeprefix("typing.Literal[").removesuffix("]").replace("'", "")
         return f"--{single[1]} {single[3]}: expected {kind}"
     return text
+
+
+def _with_positionals(text: str, groups: Iterable[type]) -> str:
+    """Return a text that names positional arguments as the usage line does: `SHELL`, not `--shell`."""
+    single, several = positional_names(groups)
+    names = {f"--{name}": name.upper() for name in [*single, *filter(None, [several])]}
+    return _OPTION.sub(lambda found: names.get(found[0], found[0]), text)
 
 
 def _kinds(subtypes: str) -> list[str]:

@@ -94,7 +94,7 @@ def test_positional_arguments(words: str, expected: CopyOptions):
 
 
 def test_a_missing_or_surplus_positional_argument_is_an_error(capsys):
-    with pytest.raises(UserError, match="source"):
+    with pytest.raises(UserError, match="SOURCE: missing"):
         parse(CopyGroups, description="", argv=["--level", "2"])
     with pytest.raises(UserError, match="extra"):
         parsed("extra")

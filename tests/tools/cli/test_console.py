@@ -75,7 +75,9 @@ def test_a_sub_command_is_the_script(capsys: pytest.CaptureFixture, monkeypatch:
         (["trian"], "trian: is not a command; name one of: train cls, train det, train seg; see"),
         (["predcit", "--run", "x"], "predcit: is not a command; name one of: predict; see"),
         (["train", "dte"], "train dte: is not a command; name one of: train cls, train det, train seg"),
-        (["hub", "push"], "^--repo: missing; add it with a value; see --help$"),
+        (["hub", "push"], "^--repo: missing; add it to the command line; see --help$"),
+        (["hub"], "^COMMAND, --repo: missing; add them to the command line; see --help$"),
+        (["completion", "fish"], "^SHELL fish: expected one of bash, zsh, tcsh; see --help$"),
         (["data"], "data: is not a command; name one of: data shapes"),
     ],
 )
