@@ -19,8 +19,10 @@ from tools.engine.batches import Batch, Batches
 from tools.engine.caching import cache_row, choose_cache, kept
 from tools.engine.compiling import compile_parts
 from tools.engine.cost import costs
+from tools.engine.delivery import Delivery
 from tools.engine.evaluation import Results
 from tools.engine.experiment import Experiment
+from tools.engine.measure import Measure
 from tools.engine.options import TaskOptions
 from tools.engine.plan import plan_rows, print_plan
 from tools.engine.rehearsal import Rehearsal, rehearse
@@ -45,11 +47,7 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
     bad = BadImages(experiment.folder, skip=options.run.on_bad_image == "skip", seed=options.run.seed)
     # Build data and model on every process. A user error of one process ends all of them.
     data, model = distributed.on_all(lambda: _build(task, options, bad))
-    experiment.meta = {**task.meta(options, data, model), "data": data.fingerprints()}
-    if data.split is not None:
-        experiment.meta["split"] = asdict(data.split.options)
-    if names := plugins.loaded_names():
-        experiment.meta["plugins"] = names
+    experiment.meta = _meta(task, options, data, model)
     # Decode each image once, with --cache.
     cache = choose_cache(options.run, experiment.folder)
     distributed.on_all(lambda: data.keep_decoded(cache))
@@ -75,15 +73,9 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         if loader is not None:
             # Train, with evaluations, log and checkpoints on the way.
             results.update(experiment.fit(training, loader, batches=batches, evaluate=measure, metric=metric))
-        # Deliver the best model of the run, or the last.
+        # Deliver the best model of the run, or the last, and measure it.
         delivery = experiment.deliver(training) if loader is not None or experiment.run.resume else None
-        # Measure the delivered model, unless the last evaluation did so.
-        if not results or (delivery and delivery.replaced):
-            results.clear()
-            results.update(measure(training.evaluated))
-        results.update(measure.conclude())
-        if delivery:
-            experiment.complete(training, delivery)
+        _measure(experiment, training, measure, delivery, results)
         # Write results, predictions and pictures.
         facts = delivery.facts(training) if delivery else {}
         costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
@@ -106,6 +98,28 @@ def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -
         )
     data = task.build_data(options, bad)
     return data, task.build_model(options, data)
+
+
+def _meta(task: Task[Options, Data, Model], options: Options, data: Data, model: Model) -> JsonObject:
+    """Return what a run records of its task, its data and its plugins, for checkpoints and the headers of weights."""
+    meta = {**task.meta(options, data, model), "data": data.fingerprints()}
+    if data.split is not None:
+        meta["split"] = asdict(data.split.options)
+    if names := plugins.loaded_names():
+        meta["plugins"] = names
+    return meta
+
+
+def _measure(
+    experiment: Experiment, training: Training, measure: Measure, delivery: Delivery | None, results: Results
+) -> None:
+    """Measure the model that a run delivers, unless the last evaluation did so, and complete `results`."""
+    if not results or (delivery and delivery.replaced):
+        results.clear()
+        results.update(measure(training.evaluated))
+    results.update(measure.conclude())
+    if delivery:
+        experiment.complete(training, delivery)
 
 
 def _compiles(options: TaskOptions) -> bool:
