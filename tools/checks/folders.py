@@ -105,14 +105,14 @@ def _report_classes(listing: ClassListing, train: ClassListing | None, split: st
 
 def _class_images(listing: ClassListing, split: str) -> SplitImages:
     folder, files = listing.root, [os.fsdecode(file) for file in listing.files.tolist()]
+    channels = cache(lambda: _channels(folder / files[0]))
 
     def inspect(index: int, content: np.ndarray) -> Findings:
-        return _inspect_image(content.tobytes(), files[index], _channels(folder / files[0]))
+        return _inspect_image(content.tobytes(), files[index], channels())
 
     return SplitImages(split, folder, files, [""] * len(files), inspect)
 
 
-@cache
 def _channels(path: Path) -> int:
     """Return the number of channels of an image, 3 if it cannot be decoded. All other images must have as many."""
     try:
