@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import cast
 
 from torch import nn
@@ -13,7 +15,7 @@ from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from backbones.weights.exported import is_exported
 from backbones.weights.files import read_meta
-from backbones.weights.hub import resolve
+from backbones.weights.hub import PREFIX, resolve
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.caching import cache_row, choose_cache, kept
@@ -96,8 +98,25 @@ def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -
             f"--weights {options.model.weights}: an exported file cannot be trained; add --eval-only, or name the "
             "weights of the run"
         )
+    if options.run.resume:
+        _require_start(options.model.weights)
     data = task.build_data(options, bad)
     return data, task.build_model(options, data)
+
+
+def _require_start(weights: str) -> None:
+    """Refuse to resume a run whose initial weights are gone: which layers they filled decides how the model is built.
+
+    Raises:
+        UserError: the weights are a file or a folder that does not exist.
+    """
+    path = Path(weights.partition("::")[0])
+    is_path = os.sep in weights or path.suffix
+    if is_path and not weights.startswith(PREFIX) and not path.exists():
+        raise UserError(
+            f"--weights {weights}: the run began with these weights, which no longer exist; a resumed run needs them "
+            "to build the same model, so put them back"
+        )
 
 
 def _meta(task: Task[Options, Data, Model], options: Options, data: Data, model: Model) -> JsonObject:

@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_line_and_a_whole_checkpoint(
     assert status == 0, errors
 
 
-def test_other_options_and_other_data_are_refused(train: Train, pictures: Path, tmp_path: Path):
+def test_other_options_other_data_and_absent_weights_are_refused(train: Train, pictures: Path, tmp_path: Path):
     status, errors = train("--data", pictures, *CLS, "--workers", 0, "--epochs", 1, "--output", "run")
     assert status == 0, errors
     other = tmp_path / "other"
@@ -343,6 +343,15 @@ def test_other_options_and_other_data_are_refused(train: Train, pictures: Path, 
         assert status == 2 and said in errors, errors
     status, errors = train("--resume")
     assert status == 2 and "no runs/cls-*" in errors
+    start = tmp_path / "start.safetensors"
+    (tmp_path / "run" / "model.safetensors").rename(start)
+    status, errors = train(
+        "--data", pictures, *CLS, "--weights", start, "--workers", 0, "--epochs", 1, "--output", "second"
+    )
+    assert status == 0, errors
+    start.unlink()
+    status, errors = train("--resume", "--output", "second", "--epochs", 2)
+    assert status == 2 and f"--weights {start}: the run began with these weights, which no longer exist" in errors
 
 
 def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(train: Train, pictures: Path, tmp_path: Path):
