@@ -14,10 +14,9 @@ from torch import Tensor
 
 from backbones.common.files import write_text
 from backbones.errors import UserError
-from classification.draw import SIDE
+from classification.draw import SIDE, fitted
 from classification.results import ClassSet, Ranking
 from classification.trained import TrainedClassifier, read_pixels
-from classification.transforms import resized
 from tools.prediction.inputs import Read
 from tools.prediction.naming import NumberedImage
 from tools.prediction.outputs import PictureWriter
@@ -106,4 +105,4 @@ def _read_views(
     if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
         return views, None
     # Keep large images at the size that they are drawn at.
-    return views, np.ascontiguousarray(resized(pixels, SIDE) if min(pixels.shape[:2]) > SIDE else pixels)
+    return views, np.ascontiguousarray(fitted(pixels) if max(pixels.shape[:2]) > SIDE else pixels)

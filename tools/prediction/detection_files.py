@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from backbones.common.contours import single_polygon
+from backbones.common.encoding import encode_jpeg
 from backbones.common.files import JsonObject, write_json, write_text
 from backbones.errors import UserError, counted
 from detection.data.annotations import CategoryMap
@@ -152,10 +153,8 @@ class CropsForm:
 
     def add(self, image: Image, found: Detections) -> None:
         for number, (each, crop) in enumerate(zip(found, found.crops(to_array(image.content)), strict=True)):
-            done, content = cv2.imencode(".jpg", np.asarray(crop)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-            assert done
             path = self.folder / safe_name(each.name) / f"{result_name(image)}-{number}.jpg"
-            write_bytes(path, content.tobytes())
+            write_bytes(path, encode_jpeg(np.asarray(crop), QUALITY))
             self.count += 1
 
     def finish(self) -> list[str]:

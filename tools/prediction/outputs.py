@@ -13,6 +13,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from backbones.common.encoding import encode_jpeg
 from backbones.errors import UserError
 from tools.prediction.inputs import InputFile, read_header
 from tools.prediction.sound import MISSING, add_sound, can_add_sound
@@ -121,7 +122,5 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _draw_and_write(draw: Callable[[], np.ndarray], path: Path) -> np.ndarray:
     image = draw()
-    done, content = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert done, path
-    write_bytes(path, content.tobytes())
+    write_bytes(path, encode_jpeg(image, QUALITY))
     return image

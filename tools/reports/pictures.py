@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backbones.common.encoding import encode_jpeg
 from backbones.common.images import read_image
 from backbones.errors import UserError
 from tools.reports.page import BoxMark, PageImage
@@ -83,10 +84,7 @@ def embed_crop(
 
 def jpeg_uri(image: np.ndarray) -> str:
     """Return an RGB image as the data URI of a JPEG."""
-    done, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not done:
-        raise RuntimeError("OpenCV wrote no JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image, QUALITY)).decode()
 
 
 def _overlaps(mark: BoxMark, left: int, top: int, right: int, bottom: int) -> bool:

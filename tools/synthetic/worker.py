@@ -16,6 +16,7 @@ if __package__ in (None, ""):
 import cv2
 import numpy as np
 
+from backbones.common.encoding import encode_jpeg
 from tools.synthetic.drawing import FINE, SceneObject, draw_scene
 from tools.synthetic.masks import crowd_fields, object_fields
 from tools.synthetic.records import DrawingJob, DrawnObject
@@ -33,8 +34,7 @@ def write_images(job: DrawingJob) -> Iterator[list[DrawnObject]]:
     for split, index, path in job["images"]:
         # Seed each image by its own indices: its pixels do not depend on the number of images or processes.
         scene = draw_scene(np.random.default_rng([job["seed"], split, index]), job["size"])
-        _, data = cv2.imencode(".jpg", scene.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        Path(path).write_bytes(data.tobytes())
+        Path(path).write_bytes(encode_jpeg(scene.image, QUALITY))
         yield [_drawn(each) for each in scene.objects]
 
 
