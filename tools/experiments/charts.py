@@ -76,6 +76,11 @@ def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
     return True
 
 
+FOREST_KEY = (
+    "line: interval over runs and images; band: over images alone, of the models as trained; grey: may be chance"
+)
+
+
 def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
     """Draw each difference with its interval (a forest plot); the interval over images alone is thicker.
 
@@ -95,6 +100,7 @@ def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
     figure, axes = new_figure(len(shown), 1, width=9.0, height=height, height_ratios=rows)
     for (panel,), (task, differences) in zip(axes, shown, strict=True):
         _draw_forest(panel, task, differences)
+    figure.supxlabel(FOREST_KEY, fontsize="small", color="#555555")
     save_figure(figure, path)
     return True
 
