@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.common.channels_last import stack_images, to_tensor
 from backbones.common.decoding import decode
 from backbones.common.devices import usable_device
 from backbones.common.images import Image, pixels_of, read_file, require_resizable
@@ -72,7 +73,7 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
         """
         found: list[Tensor] = []
         for _, group in groupby(images, key=lambda views: [(view.shape, view.dtype) for view in views]):
-            batch = [torch.stack(each).to(self.device) for each in zip(*group, strict=True)]
+            batch = [stack_images(each).to(self.device) for each in zip(*group, strict=True)]
             found.append(ViewAverage(self.model)(batch))
         return torch.cat(found)
 
@@ -154,7 +155,7 @@ def read_views(image: Image, *, in_channels: int, views: Views, bits: int = 16) 
     pixels = _pixels(image, in_channels=in_channels, bits=bits)
     require_resizable(image, pixels, short_side=views.largest)
     seen = views(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
-    return [torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))) for view in seen]
+    return [to_tensor(view) for view in seen]
 
 
 def _pixels(image: Image, *, in_channels: int, bits: int) -> Tensor:

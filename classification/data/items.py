@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backbones.common.channels_last import stack_images, to_tensor
 from backbones.errors import UserError
 
 # Class number of an image, or a bool for each class `[classes]` in a multi-label data set.
@@ -38,8 +39,8 @@ def make_item(image: np.ndarray | list[np.ndarray], *, label: ItemLabel, index: 
     """Make a dataset's item from pixels `[H, W, C]`, or from a list of views `[h, w, C]`."""
     target: dict[str, ItemLabel] = {"label": label, "index": index}
     if isinstance(image, list):
-        return [_tensor(view) for view in image], target
-    return _tensor(image), target
+        return [to_tensor(view) for view in image], target
+    return to_tensor(image), target
 
 
 def collate(items: Iterable[Item]) -> ItemBatch:
@@ -55,9 +56,5 @@ def collate(items: Iterable[Item]) -> ItemBatch:
         )
     batch = {key: torch.from_numpy(np.array([target[key] for target in targets])) for key in targets[0]}
     if isinstance(images[0], list):
-        return [torch.stack(views) for views in zip(*images, strict=True)], batch
-    return torch.stack(images), batch
-
-
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return [stack_images(views) for views in zip(*images, strict=True)], batch
+    return stack_images(images), batch

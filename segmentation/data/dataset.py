@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backbones.common.channels_last import stack_images, to_tensor
 from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode_raw, is_bands
 from backbones.common.images import read_file, read_image
@@ -108,8 +109,7 @@ class Segmentation(Dataset):
         if self.statistics is not None and image.dtype != np.uint8:
             mean, std = self.statistics
             image = ((image - np.array(mean)) / np.array(std)).astype(np.float32)
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return pixels, {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
+        return to_tensor(image), {"mask": torch.from_numpy(np.ascontiguousarray(labels)), "index": row}
 
     def unreadable(self, index: int) -> Path | None:
         """Return the file of an image if it is missing or does not decode, or None if the image can be read."""
@@ -144,7 +144,7 @@ def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
     """
     images, targets = zip(*items, strict=True)
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    return torch.stack([_padded(image, height, width, 0) for image in images]), {
+    return stack_images([_padded(image, height, width, 0) for image in images]), {
         "mask": torch.stack([_padded(target["mask"], height, width, IGNORE) for target in targets]),
         "index": torch.tensor([target["index"] for target in targets]),
     }
@@ -158,4 +158,6 @@ def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], WholeTargets]:
 
 
 def _padded(x: Tensor, height: int, width: int, value: int) -> Tensor:
+    if x.shape[-2:] == (height, width):
+        return x
     return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=value)
