@@ -248,7 +248,9 @@ def _assemble(spec: DetectorSpec, neck: Neck, box_head: BoxHead | None) -> Faste
     rpn = RPN(neck.feature_info, anchor_scale=spec.anchor_scale, proposals=spec.proposals, depth=spec.rpn_depth)
     pool = PyramidRoIAlign(neck.roi_features, neck.roi_size, spec.roi_samples)
     if spec.cascade and box_head is not None:
-        raise UserError(f"cascade: needs box heads of its own, but neck {spec.neck} brings one; use neck fpn or dc5")
+        raise UserError(
+            f"cascade: needs box heads of its own, but neck {spec.neck} brings one; use fpn or dc5, or no cascade"
+        )
     box_head = box_head or default_box_head(neck, spec)
     make: Callable[..., RoIHeads]
     if spec.cascade:

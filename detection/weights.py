@@ -82,6 +82,16 @@ def read_detector(
     return read_state(fetch(url, what=f"{what}_v2" if second else what))
 
 
+def holds_detector(weights: str | os.PathLike[str]) -> bool:
+    """Return whether weights are those of a whole detector with our heads: "coco", or a file with their entries.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(weights)
+    return weights == "coco" or (path.is_file() and any(ROI_HEADS.match(name) for name in read_state(path)))
+
+
 def _require_source(file: str, weights_from: str | None) -> None:
     """Refuse the file of another program's detector unless its program is named."""
     if weights_from is None:
@@ -124,7 +134,7 @@ def load_detector(
         raise UserError(
             f"{source}: does not fit this detector ({len(missing)} entries missing, {len(reshaped)} of "
             f"another shape, {len(foreign)} of another backbone; the first is "
-            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, --version, widths, --context "
+            f"{(missing + reshaped + foreign)[0]}); use the backbone, neck, --version, widths, --context, "
             "--cascade, --class-agnostic-boxes and --class-agnostic-masks that the file was trained with"
         )
     model.load_state_dict({name: value for name, value in state.items() if name in entries}, strict=False)

@@ -110,7 +110,8 @@ class DetectionTask:
         self, options: TrainDetectorOptions, data: Splits[CocoDetection], model: FasterRCNN, meta: Meta
     ) -> TaskPlan:
         chosen = options.model
-        kind = "Mask R-CNN" if chosen.masks else "Faster R-CNN"
+        kind = "Mask R-CNN" if chosen.masks else "R-CNN" if chosen.cascade else "Faster R-CNN"
+        kind = f"Cascade {kind}" if chosen.cascade else kind
         return TaskPlan(
             model=f"{kind}, {chosen.backbone}, {chosen.neck}, weights {chosen.weights}",
             classes=len(data.val.annotations.categories),

@@ -27,6 +27,7 @@ from tools.engine.recipes import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+CASCADE_NECKS = ("fpn", "dc5")  # necks without a box head of their own
 SMALL = 5000  # images; data of fewer images trains with the recipe "small"
 
 
@@ -126,6 +127,25 @@ def detector_recipe(argv: Sequence[str]) -> Path | None:
     return resumed_config(argv, prefix="det") or named_recipe(argv, ROOT / "detection" / "recipes", of_data=of_data)
 
 
+def one_box_head(argv: Sequence[str], recipe: JsonObject) -> JsonObject:
+    """Return `cascade` as off if the recipe turns it on, but it does not fit.
+
+    It fits neither a neck that brings its own box head, nor weights of a whole detector, which have one box head. With
+    a mask branch, masks were better without it in short trainings (docs/RESULTS.md).
+    """
+    if not recipe.get("cascade"):
+        return {}
+    neck, weights = peek_option(argv, "neck"), peek_option(argv, "weights")
+    if neck not in (None, *CASCADE_NECKS) or is_on(argv, "masks"):
+        return {"cascade": False}
+    if weights is None or str(weights) in ("none", "imagenet"):
+        return {}
+    from backbones.weights.hub import resolve  # imports torch
+    from detection.weights import holds_detector
+
+    return {"cascade": False} if holds_detector(resolve(str(weights)) or "") else {}
+
+
 def describe_detector_recipe(options: TrainDetectorOptions) -> str:
     """Return the name of a run's recipe and why it was chosen, for the plan."""
     paths = paths_of_data(vars(options.data))
@@ -138,7 +158,8 @@ def describe_detector_recipe(options: TrainDetectorOptions) -> str:
     if options.run.eval_only:
         return "coco: an evaluation has COCO's image size"
     if _recipe_of_data(paths) == "small":
-        return f"small: the data has fewer than {SMALL:,} images; --recipe coco is the usual schedule of COCO"
+        heads = "" if options.model.cascade else ", here with one box head"
+        return f"small{heads}: the data has fewer than {SMALL:,} images; --recipe coco is the usual schedule of COCO"
     return f"coco: the data has at least {SMALL:,} images, or none was found; --recipe coco-lsj is a long training"
 
 
@@ -192,6 +213,6 @@ class TrainingCommand:
 # By the name of the command in tools/, without .py.
 COMMANDS: dict[str, TrainingCommand] = {
     "train_cls": TrainingCommand("classification", TrainClassifierOptions, classifier_recipe, resized_for_crop),
-    "train_det": TrainingCommand("detection", TrainDetectorOptions, detector_recipe),
+    "train_det": TrainingCommand("detection", TrainDetectorOptions, detector_recipe, one_box_head),
     "train_seg": TrainingCommand("segmentation", TrainSegmenterOptions, segmenter_recipe),
 }

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
+from safetensors.torch import save_file
 
 from tools.cli.parsing import parse
-from tools.tasks.options import TrainDetectorOptions, describe_detector_recipe, detector_recipe
+from tools.tasks.options import COMMANDS, TrainDetectorOptions, describe_detector_recipe, detector_recipe
 
 FOLDER = ROOT / "detection" / "recipes"
 CHOICES = {
@@ -55,6 +57,31 @@ def test_the_plan_names_the_recipe_and_says_why(words: str):
     recipe = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert options.train.batch_size == recipe["batch_size"] and options.model.min_size == recipe["min_size"]
     assert describe_detector_recipe(options).startswith(f"{name}: {why}")
+
+
+@pytest.mark.parametrize(
+    ("words", "cascade"),
+    [
+        ("", True),
+        ("--weights imagenet --neck dc5", True),
+        ("--neck c4", False),
+        ("--masks", False),
+        ("--masks --cascade", True),
+        ("--weights coco", False),
+        ("--weights detector.safetensors", False),
+        ("--weights backbone.safetensors", True),
+        ("--recipe coco", False),
+    ],
+)
+def test_the_cascade_of_small_data_is_off_where_it_does_not_fit(words: str, cascade: bool):
+    save_file({"roi_heads.box_head.fc6.weight": torch.ones(1)}, "detector.safetensors")
+    save_file({"conv1.weight": torch.ones(1)}, "backbone.safetensors")
+    command = COMMANDS["train_det"]
+    argv = f"--data few {words}".split()
+    options = parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.further)
+    assert isinstance(options, TrainDetectorOptions) and options.model.cascade is cascade
+    text = "small:" if cascade else "small, here with one box head: the data has"
+    assert options.data.recipe != "auto" or describe_detector_recipe(options).startswith(text)
 
 
 @pytest.mark.parametrize("name", ["coco", "coco-lsj", "small"])
