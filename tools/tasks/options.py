@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_type_hints
@@ -10,7 +11,7 @@ from typing import get_type_hints
 from backbones.common.category_options import CategoryOptions
 from backbones.common.files import JsonObject, read_yaml
 from backbones.common.split_options import SplitOptions
-from backbones.errors import require
+from backbones.errors import UserError, require
 from classification.options import ClassificationDataOptions, ClassifierOptions, ClassReadingOptions
 from detection.options import DetectionDataOptions, DetectionEvaluationOptions, DetectorOptions
 from segmentation.options import SegmentationDataOptions, SegmenterOptions
@@ -143,7 +144,9 @@ def one_box_head(argv: Sequence[str], recipe: JsonObject) -> JsonObject:
     from backbones.weights.hub import resolve  # imports torch
     from detection.weights import holds_detector
 
-    return {"cascade": False} if holds_detector(resolve(str(weights)) or "") else {}
+    with suppress(UserError):  # the builder of the model names what is wrong with the file
+        return {"cascade": False} if holds_detector(resolve(str(weights)) or "") else {}
+    return {}
 
 
 def describe_detector_recipe(options: TrainDetectorOptions) -> str:

@@ -70,6 +70,7 @@ def test_the_plan_names_the_recipe_and_says_why(words: str):
         ("--weights coco", False),
         ("--weights detector.safetensors", False),
         ("--weights backbone.safetensors", True),
+        ("--weights unreadable.yaml", True),  # a model is not built from it, which the builder says
         ("--recipe coco", False),
     ],
 )
