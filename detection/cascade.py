@@ -102,9 +102,12 @@ class CascadeHeads(RoIHeads):
 
 
 def _moved(deltas: Tensor, boxes: list[Tensor], coder: BoxCoder, image_shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """Return the boxes of each image moved by class-agnostic deltas, and clipped to the image."""
+    """Return the boxes of each image moved by class-agnostic deltas, and clipped to the image.
+
+    NaN becomes 0, because such a box has no level of the pyramid. The losses and scores stay NaN.
+    """
     found = coder.decode_single(at_least_fp32(deltas[:, :4]), torch.cat(boxes)).reshape(-1, 4)
-    parts = found.split([len(each) for each in boxes])
+    parts = found.nan_to_num(nan=0.0).split([len(each) for each in boxes])
     return [clip_boxes_to_image(each, size) for each, size in zip(parts, image_shapes, strict=True)]
 
 

@@ -263,6 +263,18 @@ def test_detectors_train_predict_and_load_row_by_row(tmp_path: Path, options: di
 
 
 @pytest.mark.usefixtures("narrow")
+def test_broken_weights_give_losses_that_are_not_finite_and_no_detections():
+    """NaN boxes have no level of the pyramid, but the training must reach its check of the losses."""
+    model = detection.build("resnet18", 3, cascade=True, **SMALL)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.bbox_pred.weight.fill_(float("nan"))
+    images = [torch.rand(3, 64, 64)]
+    losses = model(images, [{"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.tensor([1])}])
+    assert losses["loss_box_reg"].isnan() and losses["loss_classifier"].isfinite()
+    assert len(model.eval()(images)[0]["boxes"]) == 0
+
+
+@pytest.mark.usefixtures("narrow")
 def test_cascades_need_heads_of_their_own():
     with pytest.raises(UserError, match="cascade: needs box heads of its own, but neck c4 brings one"):
         detection.build("resnet18", 3, cascade=True, neck="c4", **SMALL)

@@ -134,6 +134,6 @@ def test_other_files_are_refused(tmp_path: Path, capsys):
     assert status(replay.main, tmp_path / "c.safetensors") == 2
     assert "is not a record of a non-finite loss" in capsys.readouterr().err
     assert status(replay.main) == 2
-    assert "file" in capsys.readouterr().err
+    assert "FILE: missing" in capsys.readouterr().err
     assert status(replay.main, tmp_path / "absent") == 2
     assert "no such file" in capsys.readouterr().err
