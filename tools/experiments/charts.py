@@ -77,7 +77,7 @@ def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
 
 
 FOREST_KEY = (
-    "line: interval over runs and images; band: over images alone, of the models as trained; grey: may be chance"
+    "line: interval over runs and images; grey: may be chance\nband: over images alone, of the models as trained"
 )
 
 
