@@ -52,6 +52,9 @@ AMOUNTS = (
     Amount("shots", None, "examples of each class"),
 )
 LABEL = 34  # characters of a line of a difference's label; 9 inches hold three such lines side by side
+FOREST_KEY = (
+    "line: interval over runs and images; grey: may be chance\nband: over images alone, of the models as trained"
+)
 # Title of a cost column -> label of its axis.
 COST_AXES = {"parameters (M)": "parameters (M)", "GFLOPs": "GFLOPs", "minutes": "minutes of training"}
 BETTER, WORSE, UNCERTAIN = COLOURS[1], COLOURS[0], COLOURS[7]
@@ -74,11 +77,6 @@ def draw_learning(path: Path, tasks: Sequence[TaskComparison]) -> bool:
         _draw_learning(panel, task, amount)
     save_figure(figure, path)
     return True
-
-
-FOREST_KEY = (
-    "line: interval over runs and images; grey: may be chance\nband: over images alone, of the models as trained"
-)
 
 
 def draw_differences(path: Path, tasks: Sequence[TaskComparison]) -> bool:
