@@ -2,121 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TypedDict
 
-import numpy as np
-import torch
-from PIL import Image
-from safetensors.torch import save_file
-from torch import nn
-
-import classification
-import detection
-import segmentation
-from backbones.common import precision
-from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError, first_line
-from backbones.trained import TrainedModel
-from classification.options import ClassifierOptions
-from detection.options import DetectorOptions
-from segmentation.options import SegmenterOptions
+from tools.benchmarks.deployed import COMPILED, PYTORCH, DeployedModel, bits_of, parse, prepare, write_files
 from tools.benchmarks.machine import Machine
-from tools.benchmarks.options import LatencyOptions, Timing, split_list
-from tools.benchmarks.output import BarChart, BenchmarkReport, ResultTable
+from tools.benchmarks.options import LatencyOptions, TimingAndMemory, split_list
+from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTable, cell
+from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import Implementation, Step, measure, ratio
-from tools.exports import files, int8
-from tools.exports.models import load_exportable
-from tools.exports.openvino_files import write_openvino
+from tools.exports import files
+from tools.exports.evaluation import Change, change
 
-CLASSES = 20
-Loader = Callable[[Path, str], TrainedModel[Any, Any]]
 NOTES = (
     "One image at a time on the CPU, through the same `load(...)`: resizing, normalising and reading the answer are "
     "included, decoding the file is not. `vs PyTorch` is the time of PyTorch in fp32 divided by the runtime's time, "
-    "computed within each round; the tables show medians over the rounds. Weights are random, so a detector scores all "
-    "its proposals but returns few boxes. What 8 bits cost in accuracy depends on the training: `export.py --int8` "
-    "measures it on the run's validation data.",
+    "computed within each round; the tables show medians over the rounds. MB is the peak of two predictions in a fresh "
+    "process, beyond the memory of a process that has loaded PyTorch: weights, activations, and onnxruntime's or "
+    "OpenVINO's own code.",
+    "The score is AP, mIoU or top-1 accuracy in percent, on the validation images of a run that `--nets` names; up to "
+    "64 of these images give the ranges of the 8-bit files. Change is the score minus that of PyTorch in fp32, with its "
+    "95 % interval over images. Other models have random weights: their detectors score all proposals but return few "
+    "boxes.",
 )
 
 
-@dataclass(frozen=True)
-class MeasuredModel:
-    """A model to measure.
+class LatencyRow(TypedDict):
+    """Measurements of one model with one runtime, as an entry of results.json.
 
     Attributes:
-        name: as given, such as "resnet18-fpn:320".
-        backbone: registered name.
-        kind: "cls", "fcn", or the neck of a detector.
-        size: side of a classifier's crop, short side of a detector's resized image, or side of a label map's image.
+        seconds: per image, one value per round.
+        change: score of the runtime, and its change from PyTorch in fp32; None if it was not measured.
     """
 
-    name: str
-    backbone: str
-    kind: str
-    size: int
-
-    @classmethod
-    def parse(cls, name: str) -> MeasuredModel:
-        """Parse "BACKBONE:PIXELS", "BACKBONE-NECK:PIXELS" or "BACKBONE-fcn:PIXELS".
-
-        Raises:
-            UserError: the text has another form.
-        """
-        model, _, size = name.partition(":")
-        backbone, _, kind = model.partition("-")
-        if not size.isdigit() or not int(size):
-            raise UserError(f"--nets {name}: expected BACKBONE:PIXELS, BACKBONE-fpn:PIXELS or BACKBONE-fcn:PIXELS")
-        return cls(name, backbone, kind or "cls", int(size))
-
-    def load(self, path: Path, bits: str) -> TrainedModel[Any, Any]:
-        """Load the model from its weights, to compute in fp32 or bf16, or from an exported file; on the CPU."""
-        if self.kind == "cls":
-            return classification.load(path, device="cpu", precision=bits)
-        if self.kind == "fcn":
-            return segmentation.load(path, device="cpu", precision=bits)
-        return detection.load(path, device="cpu", precision=bits)
-
-    def image(self) -> np.ndarray:
-        """Return a random image `[H, W, 3]`: square, or 4:3 for a detector."""
-        width = self.size if self.kind in ("cls", "fcn") else self.size * 4 // 3
-        return np.random.default_rng(0).integers(0, 256, (self.size, width, 3), dtype=np.uint8)
-
-    def save(self, path: Path) -> None:
-        """Save the model with random weights, as if a run had trained it."""
-        torch.manual_seed(0)
-        seen: dict[str, object] = {"in_channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
-        names = [f"class {number}" for number in range(CLASSES)]
-        model: nn.Module
-        meta: dict[str, object]
-        if self.kind == "cls":
-            model = classification.build(self.backbone, CLASSES)
-            seen |= {"crop_size": self.size, "resize_size": self.size}
-            meta = {"task": "classification", "classes": names, "model": asdict(ClassifierOptions(self.backbone))}
-        elif self.kind == "fcn":
-            options = SegmenterOptions(self.backbone, weights="none")
-            model = segmentation.build(self.backbone, CLASSES, head=options.head, aux=options.aux)
-            colours = [[number, 0, 0] for number in range(CLASSES)]
-            seen |= {"min_size": 0}
-            meta = {"task": "segmentation", "classes": names, "colours": colours, "model": asdict(options)}
-        else:
-            chosen = DetectorOptions(self.backbone, "none", neck=self.kind, min_size=self.size, max_size=2 * self.size)
-            model = detection.build(self.backbone, CLASSES, **chosen.keywords())
-            seen = dict(model.transform.describe())
-            ids = list(range(1, CLASSES + 1))
-            meta = {"task": "detection", "category_ids": ids, "category_names": names, "model": asdict(chosen)}
-        header = {"meta": json.dumps({**meta, "input": seen, "norm_eps": None}), "config": "{}"}
-        save_file(model.state_dict(), path, metadata=header)
+    net: str
+    runtime: str
+    seconds: list[float]
+    peak_bytes: int | None
+    change: Change | None
 
 
 class LatencyBenchmark:
@@ -128,8 +57,8 @@ class LatencyBenchmark:
 
     precisions = ("fp32",)
 
-    def __init__(self, options: LatencyOptions, timing: Timing) -> None:
-        self.models = [MeasuredModel.parse(name) for name in split_list(options.nets)]
+    def __init__(self, options: LatencyOptions, timing: TimingAndMemory) -> None:
+        self.models = [parse(name) for name in split_list(options.nets)]
         self.runtimes, self.timing = split_list(options.runtimes), timing
         files.require_onnx()
         if find_spec("openvino") is None and any(name.startswith("openvino") for name in self.runtimes):
@@ -137,97 +66,85 @@ class LatencyBenchmark:
 
     def run(self, machine: Machine) -> Iterator[BenchmarkReport]:
         """Measure the models one after another; yield a report of all models so far after each."""
-        found: dict[str, dict[str, list[float]]] = {}
+        rows: list[LatencyRow] = []
         absent: dict[str, str] = {}
         for model in self.models:
-            with tempfile.TemporaryDirectory() as folder:
-                sources = write_files(model, Path(folder), self.runtimes)
-                found[model.name] = self._measure(model, sources, absent)
-            yield report(found, absent)
+            with TemporaryDirectory() as folder:
+                weights, images = model.save(Path(folder))
+                sources = write_files(weights, images, Path(folder), self.runtimes)
+                rows += self._rows(model, sources, images[0], absent)
+            yield report(rows, absent)
 
-    def _measure(
-        self, model: MeasuredModel, sources: dict[str, Path], absent: dict[str, str]
-    ) -> dict[str, list[float]]:
-        """Return the seconds per image of each runtime; note in `absent` why a runtime cannot run."""
+    def _rows(
+        self, model: DeployedModel, sources: dict[str, Path], image: Path, absent: dict[str, str]
+    ) -> Iterator[LatencyRow]:
+        """Measure a model with each runtime; note in `absent` why a runtime cannot run."""
+        jobs = {name: Implementation(name, partial(prepare, name, sources[name], image)) for name in self.runtimes}
+        seconds = self._seconds(model.name, jobs, absent)
+        scored = [name for name in seconds if name != COMPILED]  # it computes as PyTorch in fp32 does
+        changes = measure_changes(model, sources, scored)
+        for name, found in seconds.items():
+            memory = peak_memory(jobs[name], threads=self.timing.threads or 1) if self.timing.memory else None
+            yield LatencyRow(net=model.name, runtime=name, seconds=found, peak_bytes=memory, change=changes.get(name))
+
+    def _seconds(self, title: str, jobs: dict[str, Implementation], absent: dict[str, str]) -> dict[str, list[float]]:
+        """Return the seconds per image of each runtime that can run."""
         steps: list[Implementation] = []
-        for runtime in self.runtimes:
+        for name, job in jobs.items():
             try:
-                step = prepare(runtime, sources, model.load, model.image())
+                step = job.prepare()
                 step()
-                steps.append(Implementation(runtime, partial(_given, step)))
+                steps.append(Implementation(name, partial(_given, step)))
             except Exception as error:  # of compilers and of other libraries
-                absent[f"{model.name}, {runtime}"] = first_line(error)
-        return measure(steps, rounds=self.timing.rounds, turn=self.timing.turn, title=model.name)
+                absent[f"{title}, {name}"] = first_line(error)
+        return measure(steps, rounds=self.timing.rounds, turn=self.timing.turn, title=title)
 
 
 def _given(step: Step) -> Step:
     return step
 
 
-def write_files(model: MeasuredModel, folder: Path, runtimes: Sequence[str]) -> dict[str, Path]:
-    """Write the weights of a model, and the files that the runtimes need.
-
-    Returns:
-        A file for each runtime.
-    """
-    weights, plain, small = folder / MODEL_FILE, folder / "model.onnx", folder / "int8.onnx"
-    model.save(weights)
-    found = dict.fromkeys(("pytorch", "pytorch-bf16", "compiled"), weights)
-    if all(name in found for name in runtimes):
-        return found
-    exportable = load_exportable(str(weights))
-    picture = folder / "image.png"
-    Image.fromarray(model.image()).save(picture)
-    item = exportable.read(picture)
-    files.write_onnx(plain, files.trace(exportable, item), exportable)
-    found["onnxruntime"] = plain
-    if any(name.endswith("int8") for name in runtimes):
-        int8.quantise(plain, small, exportable, [item], "static")
-        found["onnxruntime-int8"] = small
-    for name, source in (("openvino", plain), ("openvino-int8", small)):
-        if name in runtimes:
-            found[name] = folder / f"{name}.xml"
-            write_openvino(source, found[name])
-    return found
+def measure_changes(model: DeployedModel, sources: dict[str, Path], runtimes: Sequence[str]) -> dict[str, Change]:
+    """Return the score of each runtime and its change from PyTorch in fp32; nothing for a model without a run."""
+    base = model.score(sources[PYTORCH], "fp32")
+    if base is None:
+        return {}
+    others = {name: model.score(sources[name], bits_of(name)) for name in runtimes if name != PYTORCH}
+    return {name: change(base, other) for name, other in {PYTORCH: base, **others}.items() if other is not None}
 
 
-def prepare(runtime: str, sources: dict[str, Path], load: Loader, pixels: np.ndarray) -> Step:
-    """Return a function that predicts an image with one runtime.
-
-    Raises:
-        UserError: this machine lacks what the runtime needs.
-    """
-    if runtime == "pytorch-bf16" and not precision.has_bf16("cpu"):
-        raise UserError("this CPU computes bf16 no faster than fp32")
-    if runtime == "compiled" and not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        raise UserError("torch.compile needs a C++ compiler, and there is none")
-    model = load(sources[runtime], "bf16" if runtime == "pytorch-bf16" else "fp32")
-    if runtime == "compiled":
-        with contextlib.redirect_stderr(io.StringIO()):
-            compiled = model.model.backbone
-            assert isinstance(compiled, nn.Module)
-            compiled.compile()
-    content = model.read(pixels)
-    return lambda: model.predict([content])
+COLUMNS: Columns[LatencyRow] = {
+    "model": lambda row: row["net"],
+    "runtime": lambda row: row["runtime"],
+    "ms an image": lambda row: f"{1000 * median(row['seconds']):.1f}",
+    "images/s": lambda row: f"{1 / median(row['seconds']):.1f}",
+}
 
 
-def report(found: dict[str, dict[str, list[float]]], absent: dict[str, str]) -> BenchmarkReport:
-    """Return the tables of all models measured so far, and why runtimes are missing."""
-    columns = ("model", "runtime", "ms an image", "images/s", "vs PyTorch")
-    table = ResultTable("Latency on the CPU", columns)
-    for name, seconds in found.items():
-        for runtime, times in seconds.items():
-            base = seconds.get("pytorch")
-            gain = f"{ratio(times, base):.2f}" if base else None
-            table.rows.append([name, runtime, f"{1000 * median(times):.1f}", f"{1 / median(times):.1f}", gain])
-    notes = [*NOTES, *(f"Not measured: {name} ({why})." for name, why in absent.items())]
-    runtimes = dict.fromkeys(runtime for seconds in found.values() for runtime in seconds)
-    bars = {
-        runtime: [
-            ratio(seconds[runtime], seconds["pytorch"]) if {runtime, "pytorch"} <= set(seconds) else None
-            for seconds in found.values()
-        ]
-        for runtime in runtimes
+def report(rows: Sequence[LatencyRow], absent: dict[str, str]) -> BenchmarkReport:
+    """Return the table and chart of all models measured so far, and why runtimes are missing."""
+    base = {row["net"]: row["seconds"] for row in rows if row["runtime"] == PYTORCH}
+
+    def gain(row: LatencyRow) -> float | None:
+        return ratio(row["seconds"], base[row["net"]]) if row["net"] in base else None
+
+    columns: Columns[LatencyRow] = {
+        **COLUMNS,
+        "vs PyTorch": lambda row: cell(gain(row), "{:.2f}"),
+        "MB": lambda row: cell(row["peak_bytes"], "{:.0f}", 1e6),
+        "score": lambda row: row["change"] and f"{100 * row['change']['after']:.2f}",
+        "change": lambda row: row["change"] and describe(row["change"]),
     }
-    charts = [BarChart("Latency on the CPU", list(found), bars, "speed / PyTorch's in fp32")] if found else []
-    return BenchmarkReport({"seconds": found, "absent": absent}, notes, [table], charts)
+    nets, runtimes = (list(dict.fromkeys(row[key] for row in rows)) for key in ("net", "runtime"))
+    gains = {(row["net"], row["runtime"]): gain(row) for row in rows}
+    bars = {runtime: [gains.get((net, runtime)) for net in nets] for runtime in runtimes}
+    charts = [BarChart("Latency on the CPU", nets, bars, "speed / PyTorch's in fp32")] if rows else []
+    notes = [*NOTES, *(f"Not measured: {name} ({why})." for name, why in absent.items())]
+    table = ResultTable.of("Latency on the CPU", rows, columns)
+    return BenchmarkReport({"rows": list(rows), "absent": absent}, notes, [table], charts)
+
+
+def describe(found: Change) -> str:
+    """Describe a change of a score in percent, with its interval: "-0.20 [-0.45, +0.03]"."""
+    shown = [100 * value for value in (found["after"] - found["before"], found["low"], found["high"])]
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*shown)

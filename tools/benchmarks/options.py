@@ -280,7 +280,8 @@ class LatencyOptions:
 
     Args:
         nets: models, with commas between: BACKBONE:PIXELS is a classifier, BACKBONE-fpn:PIXELS (or another neck) a
-            detector whose short side is resized to PIXELS, BACKBONE-fcn:PIXELS a segmentation model.
+            detector whose short side is resized to PIXELS, BACKBONE-fcn:PIXELS a segmentation model, all of random
+            weights. The folder of a run or a weights file is measured with its accuracy on the run's validation data.
         runtimes: what computes them, with commas between: pytorch, pytorch-bf16, compiled, onnxruntime,
             onnxruntime-int8, openvino, openvino-int8.
     """

@@ -74,7 +74,8 @@ BENCHMARKS = {
     ),
     "latency": SubCommand(
         "tools.benchmarks.latency:LatencyBenchmark",
-        "Latency of inference on the CPU: PyTorch, torch.compile, onnxruntime and OpenVINO, in fp32, bf16 and 8 bits.",
+        "Latency, memory and accuracy on the CPU: PyTorch, torch.compile, onnxruntime, OpenVINO; fp32, bf16, 8 bits.",
         options.LatencyOptions,
+        options.TimingAndMemory,
     ),
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 import numpy as np
 import yaml
@@ -35,7 +36,7 @@ ONCE: dict[str, JsonObject] = {
     "detection": {"test_sizes": None, "test_flip": False, "refine": False, "soft_nms": False, "ensemble": None},
     "segmentation": {"test_scales": None, "test_flip": False, "tile": 0},
 }
-ALONE = {"resume": False, "dry_run": False, "track": [], "val_loss": False, "device": "cpu", "precision": "fp32"}
+ALONE = {"resume": False, "dry_run": False, "track": [], "val_loss": False, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,22 @@ def _whole(score: ImageScore) -> float:
     return float(score.score(np.ones(score.size)))
 
 
+class Change(TypedDict):
+    """A metric before and after a change of the file, 0..1, and the 95 % interval of the difference over images."""
+
+    before: float
+    after: float
+    low: float
+    high: float
+
+
+def change(before: ImageScore, after: ImageScore) -> Change:
+    """Compare two scores on the same images."""
+    first, second = (resampled(each.score, size=before.size, count=RESAMPLES) for each in (before, after))
+    low, high = bounds(second - first)
+    return Change(before=_whole(before), after=_whole(after), low=float(low), high=float(high))
+
+
 def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> str:
     """Describe what a file loses of a metric, with the 95 % interval over images.
 
@@ -103,19 +120,19 @@ def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> st
             f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "
             f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
         )
-    first, second = (resampled(each.score, size=size, count=RESAMPLES) for each in (before, after))
-    low, high = bounds(second - first)
-    change = f"{whole[1] - whole[0]:+.4f} [{float(low):+.4f}, {float(high):+.4f}]"
-    return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {change}"
+    found = change(before, after)
+    difference = f"{whole[1] - whole[0]:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+    return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {difference}"
 
 
-def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> RunFolder:
+def evaluated(trained: TrainedFile, weights: Path, folder: Path, *, bits: str = "fp32") -> RunFolder:
     """Evaluate weights or an exported file as `--eval-only` does with the options of a run.
 
     Args:
-        trained: the run, whose options are used, but with one view of each image, in fp32.
+        trained: the run, whose options are used, but with one view of each image.
         weights: what to evaluate.
         folder: for the results.
+        bits: precision in which PyTorch computes.
 
     Returns:
         The folder of the evaluation, with its predictions.
@@ -123,7 +140,7 @@ def evaluated(trained: TrainedFile, weights: Path, folder: Path) -> RunFolder:
     Raises:
         UserError: the data cannot be read.
     """
-    changes = {**ONCE[trained.task], **ALONE}
+    changes = {**ONCE[trained.task], **ALONE, "precision": bits}
     config = {**trained.config, **trained.meta["model"]}
     config = {name: changes.get(name, value) for name, value in config.items() if name in trained.config}
     config |= {"eval_only": True, "weights": os.fspath(weights), "output": os.fspath(folder)}

@@ -11,11 +11,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from backbones.common.decoded import GIB, DecodedImages
 from backbones.errors import UserError
+from backbones.trained import find
 from tools import benchmark
+from tools.benchmarks.deployed import TrainedRun
 from tools.benchmarks.detect import MeasuredDetector, ellipses
+from tools.benchmarks.latency import LatencyRow
 from tools.benchmarks.latency import report as latency_report
 from tools.benchmarks.memory import report as memory_report
 from tools.benchmarks.memory import summary as worker_summary
@@ -23,6 +28,7 @@ from tools.benchmarks.pipelines import CACHED, FLOATS, PEER, PLAIN, TENSORS, Ima
 from tools.benchmarks.scale import growth, train_together
 from tools.benchmarks.settings import Setting, Way
 from tools.benchmarks.workers import measure_data_set
+from tools.exports.evaluation import Change
 from tools.synthetic.coco_results import synthetic_results, write_synthetic
 
 RATES = {"matmul_gflops": {"fp32": 50.0, "bf16": 50.0}, "copy_gbytes": 10.0, "cores": 1}
@@ -216,8 +222,10 @@ def test_latency_of_each_runtime_and_why_one_is_missing(tmp_path: Path):
     runtimes += ["openvino", "openvino-int8"] if find_spec("openvino") else []
     words = ("--nets", "resnet20:32", "--runtimes", ",".join([*runtimes, "pytorch-bf16"]))
     found = run(tmp_path, "latency", *words)
-    assert list(found["seconds"]["resnet20:32"]) == runtimes
+    assert [row["runtime"] for row in found["rows"]] == runtimes
     assert found["absent"] == {"resnet20:32, pytorch-bf16": "this CPU computes bf16 no faster than fp32"}
+    # Each process holds the weights of ResNet-20 at least once: 270,000 numbers of 4 bytes, or of 1 byte.
+    assert all(row["peak_bytes"] > 270_000 and row["change"] is None for row in found["rows"])
     lines = (tmp_path / "b" / "table.md").read_text().splitlines()
     assert sum(line.startswith("| resnet20:32") for line in lines) == len(runtimes)
     wrong = (("--runtimes", "tensorrt"), "expected names among"), (("--nets", "resnet20"), "BACKBONE:PIXELS")
@@ -226,10 +234,39 @@ def test_latency_of_each_runtime_and_why_one_is_missing(tmp_path: Path):
             run(tmp_path / "other", "latency", *odd)
 
 
+def test_a_run_is_measured_with_its_accuracy(tiny_runs: dict[str, Path], tmp_path: Path):
+    pytest.importorskip("onnx")
+    folder = str(tiny_runs["seg"])
+    found = run(tmp_path, "latency", "--nets", folder, "--runtimes", "pytorch,onnxruntime-int8", "--memory", "false")
+    first, second = found["rows"]
+    own = TrainedRun(folder).score(tiny_runs["seg"] / "model.safetensors", "fp32")
+    assert first["net"] == folder and first["peak_bytes"] is None
+    assert first["change"] == {**dict.fromkeys(("before", "after"), own.score(np.ones(own.size))), "low": 0, "high": 0}
+    change = second["change"]
+    assert change["before"] == first["change"]["after"]
+    # 8 bits change at least one pixel of a model that is trained for one epoch.
+    assert change["after"] != change["before"] and change["low"] <= change["high"]
+
+
+def test_a_run_without_its_data_is_refused_before_anything_is_measured(tiny_runs: dict[str, Path], tmp_path: Path):
+    config = {**find(str(tiny_runs["cls"])).config, "data": str(tmp_path / "gone")}
+    with safe_open(tiny_runs["cls"] / "model.safetensors", framework="pt") as file:
+        header = {**file.metadata(), "config": json.dumps(config)}
+    save_file(load_file(tiny_runs["cls"] / "model.safetensors"), tmp_path / "moved.safetensors", metadata=header)
+    with pytest.raises(UserError, match=r"moved.safetensors: the data of the run, .*gone, is not here"):
+        run(tmp_path, "latency", "--nets", str(tmp_path / "moved.safetensors"))
+
+
 def test_ratios_of_latency_by_hand():
     """Medians of 0.2 and 0.1 s; ratios of 2, 2 and 4 in the three rounds."""
-    seconds = {"pytorch": [0.2, 0.2, 0.4], "onnxruntime": [0.1, 0.1, 0.1]}
-    made = latency_report({"n": seconds}, {"n, compiled": "none"})
-    first, second = ["n", "pytorch", "200.0", "5.0", "1.00"], ["n", "onnxruntime", "100.0", "10.0", "2.00"]
+    times = {"pytorch": [0.2, 0.2, 0.4], "onnxruntime": [0.1, 0.1, 0.1]}
+    lost = Change(before=0.5, after=0.48, low=-0.03, high=0.005)
+    rows = [
+        LatencyRow(net="n", runtime=name, seconds=seconds, peak_bytes=peak, change=found)
+        for (name, seconds), peak, found in zip(times.items(), (None, 12_600_000), (None, lost), strict=True)
+    ]
+    made = latency_report(rows, {"n, compiled": "none"})
+    first = ["n", "pytorch", "200.0", "5.0", "1.00", None, None, None]
+    second = ["n", "onnxruntime", "100.0", "10.0", "2.00", "13", "48.00", "-2.00 [-3.00, +0.50]"]
     assert made.tables[0].rows == [first, second]
     assert made.notes[-1] == "Not measured: n, compiled (none)."
