@@ -1,4 +1,4 @@
-"""Helpers for the data sets of all tasks: suffixes of image files, checks of file names, COCO's folders and records."""
+"""Helpers for the data sets of all tasks: checks of file names, COCO's folders and records."""
 
 from __future__ import annotations
 
@@ -7,25 +7,15 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 
 from backbones.common.listing import subfolders
 from backbones.common.values import LONGEST_SIDE, is_file_name, is_number, is_text
 from backbones.errors import UserError
 
-# Suffixes of the image files that can be decoded; which decoders OpenCV has depends on how it was built.
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
-    *(suffix for suffix in (".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2") if cv2.haveImageWriter(f"a{suffix}")),
-    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
-)
-ARRAY_SUFFIX = ".npy"  # an array [H, W] or [H, W, bands], which classifiers read
-PIXEL_SUFFIXES = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
 # Other names of the splits that commands use by default, in the order in which they are tried.
 SPLIT_NAMES = {"train": ("training", "default"), "val": ("valid", "validation", "dev")}
 _YEAR = re.compile(r"([-_]?(19|20)\d\d)?")  # after the name of a split

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from backbones.common.datasets import ARRAY_SUFFIX
 from backbones.common.images import decode_image, read_file
 from backbones.common.shrinking import ShrinkFactor, reduction
+from backbones.common.suffixes import ARRAY_SUFFIX
 from backbones.errors import UserError, counted, first_line
 
 TIFF_SUFFIXES = (".tif", ".tiff")

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record, file_of_image, leads_out
+from backbones.common.datasets import Record, file_of_image, leads_out
 from backbones.common.listing import Listing, is_file, list_files
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError, counted, first_names
 
 LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backbones.common.datasets import ARRAY_SUFFIX
 from backbones.common.images import FIX, decode_image, read_file
+from backbones.common.suffixes import ARRAY_SUFFIX
 from backbones.common.unions import Unions
 from backbones.errors import UserError
 

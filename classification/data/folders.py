@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
+from backbones.common.datasets import existing_split
 from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode, decode_raw
 from backbones.common.images import read_file
 from backbones.common.listing import describe_passed_over, list_files, subfolders, visible
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError, first_names
 from classification.data.items import Item, Transform, make_item
 from classification.data.listing import ALL, ClassListing, NoSplitError, count_suffixes, labels_by_name

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES, existing_split, instances_files
+from backbones.common.datasets import existing_split, instances_files
 from backbones.common.json_lines import FILE
 from backbones.common.listing import visible, walk
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 from classification.data.json_lines import names_boxes
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.image_finder import ImageFinder
 from backbones.common.listing import list_files
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError, shortened
 
 

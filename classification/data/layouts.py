@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from backbones.common.datasets import PIXEL_SUFFIXES, leads_out
+from backbones.common.datasets import leads_out
 from backbones.common.listing import inner_folder, subfolders, visible
 from backbones.common.registry import Registry
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.common.values import is_file_name, is_text
 from backbones.errors import UserError
 from classification.data import csv_layout, folders, name_pattern

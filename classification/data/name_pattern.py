@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
+from backbones.common.datasets import existing_split
 from backbones.common.listing import list_files
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError
 from classification.data.listing import ALL, ClassListing, NoSplitError
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from backbones.common.datasets import PIXEL_SUFFIXES
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError
 
 IMAGES = tuple(suffix[1:] for suffix in PIXEL_SUFFIXES)

@@ -12,9 +12,10 @@ from typing import Literal
 
 from backbones.common.categories import map_records
 from backbones.common.category_options import CategoryOptions
-from backbones.common.datasets import IMAGE_SUFFIXES, Record, listed_lines, read_coco
+from backbones.common.datasets import Record, listed_lines, read_coco
 from backbones.common.image_finder import renamed_note
 from backbones.common.listing import list_files
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 
 Protocol = Literal["coco", "voc", "lvis"]

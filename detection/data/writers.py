@@ -13,10 +13,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
-from backbones.common.datasets import IMAGE_SUFFIXES, Record
+from backbones.common.datasets import Record
 from backbones.common.files import link_file, write_json
 from backbones.common.images import image_size
 from backbones.common.listing import describe_passed_over
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError, counted
 from detection.data.layouts.voc_objects import KEPT
 from detection.data.truth import Truth, checked_names

@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from backbones.common.datasets import ARRAY_SUFFIX, spread
+from backbones.common.datasets import spread
 from backbones.common.images import image_size, open_image
+from backbones.common.suffixes import ARRAY_SUFFIX
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE, Classes, Colour
 

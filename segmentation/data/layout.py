@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.datasets import ARRAY_SUFFIX, IMAGE_SUFFIXES, PIXEL_SUFFIXES, existing_split, leads_out
+from backbones.common.datasets import existing_split, leads_out
 from backbones.common.listing import Listing, describe_passed_over, list_files, subfolders, visible, walk
+from backbones.common.suffixes import ARRAY_SUFFIX, IMAGE_SUFFIXES, PIXEL_SUFFIXES
 from backbones.errors import UserError
 from segmentation.data.classes import VOC_CLASSES, Classes
 from segmentation.data.labels import holds_two_greys

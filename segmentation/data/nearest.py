@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES, instances_files
+from backbones.common.datasets import instances_files
 from backbones.common.listing import list_files, visible
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from segmentation.data.layout import CLASS_LISTS, LABEL_FOLDERS, LABEL_SUFFIXES
 
 SHOWN = 2  # layouts in a message

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from backbones.common.brush import encode_brush
-from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.files import link_file, write_json
 from backbones.common.labelme_masks import encode_mask
 from backbones.common.outlines import box_of_mask, encode_bitmap
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 from segmentation.data.classes import IGNORE
 from segmentation.data.painted import BACKGROUND, IGNORED

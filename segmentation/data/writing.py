@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.images import image_size
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.dataset import LabelSource

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import IMAGE_SUFFIXES, leads_out, read_coco
+from backbones.common.datasets import leads_out, read_coco
 from backbones.common.image_finder import ImageFinder, fitting_file, is_foreign
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, is_file, list_files
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.common.values import LARGEST_NUMBER
 from backbones.errors import UserError, counted
 from detection.data.annotations import FRACTIONS, SMALLEST_SIDE, are_fractions

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import PIXEL_SUFFIXES, existing_split
+from backbones.common.datasets import existing_split
 from backbones.common.decoding import channels_of, decode_raw
 from backbones.common.listing import describe_passed_over
 from backbones.common.spellings import other_spellings
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError
 from classification.data.layouts import read_split
 from classification.data.listing import ClassListing, NoSplitError

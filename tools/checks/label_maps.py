@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import IMAGE_SUFFIXES, existing_split
+from backbones.common.datasets import existing_split
 from backbones.common.images import decode_image
 from backbones.common.listing import describe_passed_over, list_files
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 from segmentation.data.classes import Classes
 from segmentation.data.labels import LabelCode, read_label_pixels, to_class_numbers

@@ -69,7 +69,7 @@ def has_fewer_images(paths: Sequence[Path], most: int) -> bool:
     For a file, such as a JSON, its folder counts; for a YAML whose `path` is a folder, that one. Counting ends at
     `most`.
     """
-    from backbones.common.datasets import IMAGE_SUFFIXES  # imports OpenCV
+    from backbones.common.suffixes import IMAGE_SUFFIXES  # imports OpenCV
 
     folders = {_folder_of(path).resolve() for path in paths}
     outer = [folder for folder in folders if os.path.isdir(folder) and folders.isdisjoint(folder.parents)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from tools.evaluation.masks import MOST_MASK_PIXELS, Size, are_complete, areas, compress_all
-from tools.evaluation.reading import MOST_EXACT, read_bytes
+from tools.evaluation.reading import MOST_EXACT, RESULT_FIELDS, read_bytes
 
 if TYPE_CHECKING:
     from hotcoco import COCO
@@ -89,26 +89,32 @@ def load_plain_results(path: Path, gt: COCO, *, masks: bool = False) -> COCO | N
 
 
 def _results_are_plain(raw: bytes, count: int, *, masks: bool) -> bool:
-    """Return whether results have all fields, no foreign ones, and finite numbers, judged by their text."""
-    fields = ("image_id", "category_id", "segmentation" if masks else "bbox")
+    """Return whether results have a box or mask each, no foreign fields, and finite numbers, judged by their text.
+
+    hotcoco itself refuses results without `image_id` or `category_id`.
+    """
+    shape = "segmentation" if masks else "bbox"
     return (
         raw[:64].lstrip()[:1] == b"["
         and count > 0
-        and all(_count(raw, name) == count for name in fields)
+        and _count(raw, shape) == count
         and (not masks or _count(raw, "bbox") in (0, count))
-        and not _has_foreign_field(raw, count, fields)
+        and not _has_foreign_field(raw, count, shape)
         and not _has_odd_number(raw)
     )
 
 
-def _has_foreign_field(raw: bytes, count: int, fields: Sequence[str]) -> bool:
+def _has_foreign_field(raw: bytes, count: int, shape: str) -> bool:
     """Return whether results have a field that changes how an engine treats them.
 
-    Results whose quotes are those of `fields` and `score` have no other field, which is faster than to search for each.
+    Results with the quotes of `RESULT_FIELDS` have no other field, which is faster than to search for each.
+
+    Args:
+        shape: "bbox", or "segmentation" if each result has a mask.
     """
-    if raw.count(b'"') == 2 * (len(fields) + 1) * count:
+    if shape == "bbox" and raw.count(b'"') == 2 * len(RESULT_FIELDS) * count:
         return False
-    return any(_count(raw, name) for name in FOREIGN_RESULT_FIELDS if name not in fields)
+    return any(_count(raw, name) for name in FOREIGN_RESULT_FIELDS if name != shape)
 
 
 def _images_are_known(dt: COCO, gt: COCO, count: int) -> bool:

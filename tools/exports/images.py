@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.listing import list_files
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError, counted
 from backbones.trained import find
 from tools.exports.options import LEAST_CHECKED, ExportOptions

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from backbones.common.datasets import PIXEL_SUFFIXES
 from backbones.common.listing import describe_passed_over, is_hidden, list_files
 from backbones.common.loading import loader
+from backbones.common.suffixes import PIXEL_SUFFIXES
 from backbones.errors import UserError
 from tools.prediction import remote
 from tools.processes.stopping import protect_workers

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.listing import files_of, is_hidden, subfolders, visible
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 
 FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "Images")

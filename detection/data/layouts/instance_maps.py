@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.image_finder import ImageFinder
 from backbones.common.images import open_image
 from backbones.common.outlines import box_of_mask, run_lengths
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading, Sign
 from detection.data.layouts.collector import Collector

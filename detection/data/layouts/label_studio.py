@@ -10,10 +10,11 @@ from pathlib import Path
 
 from backbones.common.brush import decode_brush
 from backbones.common.brush_files import BrushExport
-from backbones.common.datasets import IMAGE_SUFFIXES, Record
+from backbones.common.datasets import Record
 from backbones.common.image_finder import ImageFinder
 from backbones.common.label_studio import ANNOTATED, FURTHER, UNLABELLED, usable_annotations
 from backbones.common.outlines import box_of_mask, run_lengths
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.common.turning import box_of_ellipse, ellipse, turned
 from backbones.errors import UserError
 from detection.data.layouts.base import LAYOUTS, Reading

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.listing import files_of, subfolders, walk
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError
 from detection.data.layouts.sniffing import head_of
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.errors import UserError, first_names
 from detection.data.layouts.collector import as_number, box_around
 from detection.data.layouts.csv_files import first_cells

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backbones.common.datasets import IMAGE_SUFFIXES
 from backbones.common.listing import is_file, visible
+from backbones.common.suffixes import IMAGE_SUFFIXES
 from backbones.common.values import is_file_name
 from backbones.errors import UserError
 from detection.data.layouts.base import Reading
