@@ -273,7 +273,8 @@ class Experiment:
         random = distributed.all_gather(random_state(self.device))
         state = {"training": training.state_dict(), "random": random, "config": self.config, "meta": self.meta}
         state["versions"] = versions()
-        distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=self.run.keep_checkpoints))
+        keep = max(1, self.run.keep_checkpoints)
+        distributed.on_main(lambda: checkpoint.save(self.folder / LAST, state, keep=keep))
         self.trackers.checkpoint(training.step, self.folder / LAST)
 
     def deliver(self, training: Training) -> Delivery:

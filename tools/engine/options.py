@@ -191,7 +191,8 @@ class RunOptions:
         deterministic: compute the same bits in every run, also on a GPU, where it is slower.
         compile: train with torch.compile: backbone and heads become faster, but the first steps wait for the compiler.
         checkpoint_every: optimizer steps between checkpoints within an epoch; each epoch ends with a checkpoint too.
-        keep_checkpoints: number of checkpoints to keep.
+        keep_checkpoints: number of checkpoints to keep; 0: one while the run trains, and none after its end, so that it
+            cannot be continued.
         eval_every: epochs between evaluations; the last epoch always ends with one.
         eval_steps: optimizer steps between further evaluations within the epochs; 0 for none.
         patience: number of consecutive evaluations without a new best score after which training ends early; 0 for no
@@ -232,13 +233,13 @@ class RunOptions:
     device: str = option("auto", resume="free")
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every", "keep_checkpoints", "eval_every"):
+        for name in ("checkpoint_every", "eval_every"):
             require(getattr(self, name) > 0, name, getattr(self, name), "must be above 0")
         trains_anew = not (self.eval_only or self.resume)
         require(
             trains_anew or not self.dry_run, "dry_run", self.dry_run, "cannot be combined with --eval-only or --resume"
         )
-        for name in ("eval_steps", "patience", "seed"):
+        for name in ("keep_checkpoints", "eval_steps", "patience", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must be 0 or above")
         require(self.workers is None or self.workers >= 0, "workers", self.workers, "must be 0 or above")
         size = self.cache_gib

@@ -28,6 +28,7 @@ from tools.engine.measure import Measure
 from tools.engine.options import TaskOptions
 from tools.engine.plan import plan_rows, print_plan
 from tools.engine.rehearsal import Rehearsal, rehearse
+from tools.engine.run_folder import remove_checkpoints
 from tools.engine.state import Training
 from tools.engine.task import Data, Model, Options, Task, TrainedModule
 from tools.processes import distributed
@@ -82,9 +83,13 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         facts = delivery.facts(training) if delivery else {}
         costs = _costs(experiment, model, task.example_shape(options, experiment.meta))
         measure.report(training.evaluated, results, {**costs, **facts})
-    if delivery and distributed.is_main():
+    is_main = distributed.is_main()
+    if delivery and is_main:
         print(delivery.describe(training, experiment.folder, metric))
     distributed.stop()
+    if delivery and is_main and not options.run.keep_checkpoints and not options.run.eval_only:
+        # model.safetensors may be the last model; then the best one stays.
+        remove_checkpoints(experiment.folder, best=delivery.model == "best")
     return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backbones.common.data_split import SPLITS_FILE
 from backbones.common.files import create_output, write_json
-from backbones.common.run_files import CONFIG_FILE
+from backbones.common.run_files import CONFIG_FILE, MODEL_FILE
 from backbones.errors import UserError
 from tools.engine.checkpoint import generations
 from tools.processes.locks import lock_for_life
@@ -52,10 +52,32 @@ def choose_folder(
     # A start that was killed before its first checkpoint begins again, with --resume or without.
     killed_early = (folder / CONFIG_FILE).is_file() and not foreign_files(folder)
     if resume and not killed_early and not generations(folder / LAST):
-        raise UserError(f"--output {folder}: has no {LAST} to resume; leave --resume out to start a run there")
+        raise UserError(f"--output {folder}: {_why_not_resumed(folder)}")
     if not resume and not killed_early and any(_files(folder)):
         raise UserError(f"--output {folder}: holds files already; continue that run with --resume or name a new folder")
     return folder, resume and not killed_early
+
+
+def _why_not_resumed(folder: Path) -> str:
+    """Describe why a folder without a checkpoint cannot be resumed, and what to do."""
+    if (folder / MODEL_FILE).is_file():
+        return (
+            f"holds {MODEL_FILE} but no {LAST}, as after --keep-checkpoints 0, so the run cannot be resumed; "
+            "evaluate the file with --eval-only --weights, or train a new run from it"
+        )
+    return f"has no {LAST} to resume; leave --resume out to start a run there"
+
+
+def remove_checkpoints(folder: Path, *, best: bool) -> None:
+    """Remove the checkpoints of a run folder, and the folder of checkpoints if it is empty then.
+
+    Args:
+        best: remove the best model as well.
+    """
+    for path in (*generations(folder / LAST), *((folder / BEST,) if best else ())):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # holds other files
+        (folder / LAST).parent.rmdir()
 
 
 def create_folder(folder: Path, *, launchers: Collection[str] = ()) -> None:

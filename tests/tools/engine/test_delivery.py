@@ -13,8 +13,10 @@ from conftest import write_noise
 from safetensors.torch import load_file
 
 from backbones.common.run_files import MODEL_FILE
+from backbones.errors import UserError
 from tools import train_cls
 from tools.engine import checkpoint, loop
+from tools.engine.experiment import Experiment
 from tools.engine.run_folder import BEST, LAST
 from tools.engine.state import Training
 
@@ -94,3 +96,27 @@ def test_the_last_model_is_delivered_on_request_and_where_the_best_file_is_of_an
     run("--resume", "--output", folder, "--deliver", "best")
     assert "best.safetensors: is of step 6, the best score of step 2; the last model is" in capsys.readouterr().err
     assert delivered(folder) == last
+
+
+@pytest.mark.usefixtures("worse_after_two")
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_finished_run_removes_its_checkpoints_on_request(data: Path, tmp_path: Path, which: str):
+    folder = tmp_path / "run"
+    kept: list[bool] = []
+
+    def note(self: Experiment, training: Training, name: str) -> None:
+        save(self, training, name)
+        kept.append((folder / LAST).is_file() and not (folder / LAST).with_name("last-1.safetensors").exists())
+
+    save = Experiment.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "save", note)
+        run(*words(data, folder, "--keep-checkpoints", 0, "--deliver", which))
+    assert any(kept)  # there was one checkpoint while it trained
+    # The best model stays if the delivered one is another.
+    assert [file.name for file in folder.glob("checkpoint/*")] == ([] if which == "best" else ["best.safetensors"])
+    assert delivered(folder)[0] == (0.8 if which == "best" else 0.2)
+    with pytest.raises(UserError, match=r"holds model.safetensors but no .*, as after --keep-checkpoints 0"):
+        run("--resume", "--output", folder)
+    run("--eval-only", "--weights", folder, "--data", data, "--workers", 0, "--output", tmp_path / "again")
+    assert delivered(tmp_path / "again")[0] == delivered(folder)[0]
