@@ -235,15 +235,15 @@ def _integer(record: object, key: str, record_name: str) -> int:
     value = record.get(key)
     if _is_number(value) and -MOST_EXACT < value < MOST_EXACT and value == int(value):
         return int(value)
-    raise UserError(
-        f"{record_name}: `{key}` is {reprlib.repr(value)}, not an integer below 2^53; use whole numbers as ids"
-    )
+    found = reprlib.repr(value) if key in record else "missing"
+    raise UserError(f"{record_name}: `{key}` is {found}, not an integer below 2^53; use whole numbers as ids")
 
 
 def _box(record: Record, record_name: str) -> list[float]:
     box = record.get("bbox")
     if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise UserError(f"{record_name}: `bbox` is {reprlib.repr(box)}; write [x, y, width, height] in pixels")
+        found = reprlib.repr(box) if "bbox" in record else "missing"
+        raise UserError(f"{record_name}: `bbox` is {found}; write [x, y, width, height] in pixels")
     return [_number(value, f"{record_name}: bbox") for value in box]
 
 
