@@ -369,7 +369,7 @@ def without(record: dict[str, Any], key: str) -> dict[str, Any]:
         ({"images": []}, "COCO results must be a JSON list, not an object"),
         ([result(BOX), without(result(BOX), "bbox")], "result 1: `bbox` is missing"),
         ([without(result(BOX), "score")], "result 0: `score` is missing"),
-        ([without(result(BOX), "category_id")], "result 0: `category_id` is None"),
+        ([without(result(BOX), "category_id")], "result 0: `category_id` is missing"),
         ([without(result(BOX), "image_id")], "result 0: `image_id` is missing"),
         ([result(BOX, float("nan"))], "result 0: score holds nan"),
         ([result([1, 2, 3, float("inf")])], "result 0: bbox holds inf"),
