@@ -10,7 +10,7 @@ Convolution is linear, so norm(W * x + bias) is one convolution with the weight 
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 Folded: TypeAlias = tuple[Tensor, Tensor]  # weight and bias
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
-_active: ContextVar[Folds | None] = ContextVar("folds", default=None)
+# The objects that this thread or task has entered; the first one, the outermost, is active.
+_entered: ContextVar[tuple[Folds, ...]] = ContextVar("folds", default=())
 
 
 class Folds:
@@ -35,23 +36,22 @@ class Folds:
     rounding error is larger than the difference that folding makes. In fp32 the outputs stay those of the two layers to
     the last bit.
 
-    The same object may be entered several times and keeps its cache. Use a new object after the weights have changed.
-    Inside the context of another object it has no effect.
+    The same object may be entered several times, also by several threads at once, and keeps its cache. Use a new object
+    after the weights have changed. Inside the context of another object it has no effect.
     """
 
     def __init__(self) -> None:
         self.cache: WeakKeyDictionary[nn.Module, dict[torch.dtype | None, Folded]] = WeakKeyDictionary()
-        self._tokens: list[Token[Folds | None]] = []
 
     def __reduce__(self) -> tuple[type[Folds], tuple[()]]:
         return Folds, ()  # a copy begins with an empty cache, because it holds copies of the layers
 
     def __enter__(self) -> Folds:
-        self._tokens.append(_active.set(_active.get() or self))
+        _entered.set((*_entered.get(), self))
         return self
 
     def __exit__(self, *_: object) -> None:
-        _active.reset(self._tokens.pop())
+        _entered.set(_entered.get()[:-1])
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
@@ -60,7 +60,7 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     Scaling the weight costs less than a pass over the feature map. The gradient still reaches conv.weight, and the
     keys of the state dict stay.
     """
-    folds = None if torch.is_grad_enabled() else _active.get()
+    folds = None if torch.is_grad_enabled() else next(iter(_entered.get()), None)
     if not _is_foldable(conv, norm) or not _is_fixed(x, norm, folds):
         return norm(conv(x))
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, Norm)
