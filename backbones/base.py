@@ -16,7 +16,7 @@ from backbones.norm import freeze_batch_norm, norm_table, set_norm_eps
 from backbones.weights.files import read_meta
 from backbones.weights.names import foreign_entries
 from backbones.weights.report import LoadReport
-from backbones.weights.sources import source_named, split_part
+from backbones.weights.sources import is_weights_file, source_named
 
 PYRAMID = ("c2", "c3", "c4", "c5")  # the levels that detectors and segmentation models use
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -139,7 +139,7 @@ class Backbone(nn.Module):
                 "use norm='batch' or norm='frozen', or weights=None"
             )
         # Published weights are known to fit; libraries drop entries of some of their files.
-        others = foreign_entries(self.state_dict(), report.beside) if os.path.isfile(split_part(weights)[0]) else []
+        others = foreign_entries(self.state_dict(), report.beside) if is_weights_file(weights) else []
         if others:
             raise UserError(
                 f"{self.name}: {report.source} belongs to another network, because it has {len(others)} entries that "

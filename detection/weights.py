@@ -15,10 +15,11 @@ from backbones import Backbone
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
 from backbones.norm import set_norm_eps
-from backbones.weights.files import read_meta, read_state
+from backbones.weights.files import read_meta, read_names, read_state
 from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
+from backbones.weights.sources import is_weights_file
 from detection.data.annotations import CategoryMap
 
 COCO_URL = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
@@ -29,6 +30,7 @@ COCO_V2_MASKS_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v
 # The 80 category ids of COCO lie in 1..90; row k of a 91-way predictor is category id k.
 COCO_ROWS = 91
 ROI_HEADS = re.compile(r"(?:.*\.)?roi_heads\.")  # entries of a detector, which may have a prefix
+LATER_HEADS = re.compile(r"(?:.*\.)?roi_heads\.later_heads\.")  # entries of a cascade
 # Entries of detectron2's and MMDetection's detectors, whose heads have other layers than ours.
 OTHER_DETECTOR = re.compile(
     r"(?:.*\.)?(?:proposal_generator\.|backbone\.bottom_up\.|rpn_head\.|roi_head\.|bbox_head\.)"
@@ -63,11 +65,11 @@ def read_detector(
         UserError: weights are "coco" but not published for this model, or the file cannot be read.
     """
     if weights != "coco":
-        state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
-        if any(OTHER_DETECTOR.match(name) for name in state):
+        names = read_names(weights) if weights is not None and is_weights_file(weights) else []
+        if any(OTHER_DETECTOR.match(name) for name in names):
             _require_source(str(weights), weights_from)
             return None
-        return state if any(ROI_HEADS.match(name) for name in state) else None
+        return read_state(weights) if weights is not None and any(ROI_HEADS.match(name) for name in names) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if (name, neck) != ("resnet50", "fpn"):
         raise UserError(
@@ -82,14 +84,16 @@ def read_detector(
     return read_state(fetch(url, what=f"{what}_v2" if second else what))
 
 
-def holds_detector(weights: str | os.PathLike[str]) -> bool:
-    """Return whether weights are those of a whole detector with our heads: "coco", or a file with their entries.
+def have_one_box_head(weights: str | os.PathLike[str]) -> bool:
+    """Return whether weights are those of a whole detector with one box head: "coco", or a file with its entries.
 
     Raises:
         UserError: the file cannot be read.
     """
-    path = Path(weights)
-    return weights == "coco" or (path.is_file() and any(ROI_HEADS.match(name) for name in read_state(path)))
+    names = read_names(weights) if weights != "coco" and is_weights_file(weights) else []
+    if any(OTHER_DETECTOR.match(name) or LATER_HEADS.match(name) for name in names):
+        return False
+    return weights == "coco" or any(ROI_HEADS.match(name) for name in names)
 
 
 def _require_source(file: str, weights_from: str | None) -> None:

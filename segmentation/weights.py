@@ -18,6 +18,7 @@ from backbones.weights.files import read_meta, read_state
 from backbones.weights.names import without_prefix
 from backbones.weights.published import fetch
 from backbones.weights.report import LoadReport
+from backbones.weights.sources import is_weights_file
 
 BASE = "https://download.pytorch.org/models/"
 COCO_FILES = {"resnet50": "fcn_resnet50_coco-1167a1af.pth", "resnet101": "fcn_resnet101_coco-7ecb50ca.pth"}
@@ -32,7 +33,7 @@ def read_segmenter(weights: str | os.PathLike[str] | None, backbone: str | Backb
         UserError: "coco" with a backbone for which no weights are published, or a file that cannot be read.
     """
     if weights != "coco":
-        state = read_state(Path(weights)) if weights is not None and Path(weights).is_file() else {}
+        state = read_state(weights) if weights is not None and is_weights_file(weights) else {}
         return state if _is_segmenter(state) else None
     name = backbone if isinstance(backbone, str) else backbone.name
     if name not in COCO_FILES:

@@ -55,6 +55,18 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return read_checkpoint(path).entries
 
 
+def read_names(path: str | os.PathLike[str]) -> list[str]:
+    """Read the names of the entries that `read_state` returns. Of a safetensors file, only the header is read."""
+    file, part = split_part(path)
+    if part or not file.endswith(".safetensors") or not os.path.isfile(file):
+        return list(read_state(path))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        raise unreadable(Path(file), first_line(error)) from error
+
+
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read the state dict of a .safetensors file or of a pickle (.pth, .pt, .bin, .ckpt, .pkl) to the CPU.
 

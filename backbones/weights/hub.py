@@ -13,6 +13,7 @@ from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError, first_line
 from backbones.weights.files import is_run, run_weights
 from backbones.weights.network import check_reachable, is_network_error
+from backbones.weights.sources import is_path
 
 PREFIX = "hf:"
 FILE, CARD = MODEL_FILE, "README.md"
@@ -36,8 +37,7 @@ def resolve(weights: Weights) -> Weights | str:
         return weights
     folder = Path(weights)
     # A word, such as "imagenet", may be the name of a folder of images as well.
-    is_path = not isinstance(weights, str) or os.sep in weights
-    return str(run_weights(folder)) if folder.is_dir() and (is_path or is_run(folder)) else weights
+    return str(run_weights(folder)) if folder.is_dir() and (is_path(weights) or is_run(folder)) else weights
 
 
 def fetch(repository: str, file: str) -> Path:

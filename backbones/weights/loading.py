@@ -25,11 +25,10 @@ from backbones.weights.names import (
 from backbones.weights.pretraining import left_out
 from backbones.weights.published import timm_state, torchvision_state
 from backbones.weights.report import LoadReport
-from backbones.weights.sources import check_author, source_named
+from backbones.weights.sources import check_author, is_path, is_weights_file, source_named
 
 # Beginnings of classifier entries. A backbone has no classifier.
 _CLASSIFIERS = ("fc.", "classifier.", "head.", "linear.")
-_SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar", ".safetensors")
 _FROM_DETECTRON2 = (
     "has detectron2's names, which do not say how images are prepared; add weights_from='detectron2' for its own "
     "models (BGR, stride on the 1x1 convolution), or 'torchvision' or 'moco' for files that were converted from these"
@@ -105,7 +104,7 @@ def state_for(module: nn.Module, weights: str | os.PathLike[str]) -> tuple[dict[
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights={weights!r}: expected 'imagenet', a tag, a file or None")
     word = os.fspath(weights)
-    if "::" in word or not isinstance(weights, str) or _is_path(word):
+    if is_path(weights) or (word != "imagenet" and is_weights_file(word)):
         checkpoint = read_checkpoint(word)
         check_author(word, checkpoint.author, module.weights_from if isinstance(module, Backbone) else None)
         return checkpoint.entries, checkpoint.source
@@ -258,7 +257,3 @@ def _without_counters(keys: Iterable[str]) -> tuple[str, ...]:
 
 def _name(module: nn.Module) -> str:
     return module.name if isinstance(module, Backbone) else type(module).__name__
-
-
-def _is_path(word: str) -> bool:
-    return word != "imagenet" and (word.endswith(_SUFFIXES) or os.sep in word or os.path.isfile(word))

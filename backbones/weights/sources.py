@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from backbones.common.registry import unknown_name
 from backbones.errors import UserError
 
+SUFFIXES = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar", ".safetensors")  # of weights files
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, R, G, B in 0..1
 
 
@@ -96,6 +97,17 @@ def split_part(weights: str | os.PathLike[str]) -> tuple[str, str]:
     """Split "FILE::PART" into the file and the part of it to load; the part is "" for a file alone."""
     file, _, part = os.fspath(weights).partition("::")
     return file, part.strip(".")
+
+
+def is_path(weights: str | os.PathLike[str]) -> bool:
+    """Return whether weights are written as a path, which may not exist, and not as a word such as "imagenet"."""
+    file, part = split_part(weights)
+    return not isinstance(weights, str) or bool(part) or os.sep in file or file.endswith(SUFFIXES)
+
+
+def is_weights_file(weights: str | os.PathLike[str] | None) -> bool:
+    """Return whether weights are an existing file, or a part of one."""
+    return weights is not None and os.path.isfile(split_part(weights)[0])
 
 
 def chosen_style(given: str | None, source: str | None, recorded: str | None) -> str | None:

@@ -126,6 +126,14 @@ def test_a_detector_is_found_under_a_prefix(twins, tmp_path: Path):
     assert all(torch.equal(value, given[name].to(value.dtype)) for name, value in wrapped.state_dict().items())
 
 
+@pytest.mark.usefixtures("narrow")
+def test_a_detector_is_loaded_from_a_part_of_a_file(tmp_path: Path):
+    teacher, student = (detection.build("resnet18", 3, **SMALL).state_dict() for _ in range(2))
+    torch.save({"teacher": teacher, "student": student}, tmp_path / "pair.pth")
+    chosen = detection.build("resnet18", 3, weights=f"{tmp_path}/pair.pth::student", **SMALL).state_dict()
+    assert all(torch.equal(value, chosen[name]) for name, value in student.items())
+
+
 def test_equal_ids_with_other_names_get_no_rows_of_coco(twins):
     """Category 1 of COCO is a person, so a circle with id 1 or a background with id 0 gets no row of it."""
     theirs, _, path = twins

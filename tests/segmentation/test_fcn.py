@@ -131,6 +131,8 @@ def test_a_whole_model_is_found_under_a_prefix(tmp_path: Path) -> None:
     model = segmentation.build("resnet18", 3, head="fcn32s", weights=tmp_path / "net.pth")
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
     assert model.load_report.missing == () and model.load_report.unexpected == ("criterion.weight",)
+    model = segmentation.build("resnet18", 3, head="fcn32s", weights=f"{tmp_path}/net.pth::net.net")
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.usefixtures("narrow")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import cast
 
 from torch import nn
@@ -16,6 +15,7 @@ from backbones.errors import UserError
 from backbones.weights.exported import is_exported
 from backbones.weights.files import read_meta
 from backbones.weights.hub import PREFIX, resolve
+from backbones.weights.sources import is_path, split_part
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches
 from tools.engine.caching import cache_row, choose_cache, kept
@@ -115,9 +115,7 @@ def _require_start(weights: str) -> None:
     Raises:
         UserError: the weights are a file or a folder that does not exist.
     """
-    path = Path(weights.partition("::")[0])
-    is_path = os.sep in weights or path.suffix
-    if is_path and not weights.startswith(PREFIX) and not path.exists():
+    if is_path(weights) and not weights.startswith(PREFIX) and not os.path.exists(split_part(weights)[0]):
         raise UserError(
             f"--weights {weights}: the run began with these weights, which no longer exist; a resumed run needs them "
             "to build the same model, so put them back"

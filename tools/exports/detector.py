@@ -34,7 +34,6 @@ from tools.exports.exportable import (
     common_metadata,
     prepare,
 )
-from tools.exports.fixed_padding import fix_padding
 from tools.exports.raw_images import raw_pipeline
 
 MASKS = (
@@ -164,7 +163,6 @@ def exportable_detector(trained: TrainedFile, *, suppress: bool = True, raw: boo
         raise UserError(
             "--nms false: the masks are those of suppressed boxes; leave --nms out, or train without --masks"
         )
-    fix_padding(model)  # the sides of its images are multiples of 32
     file, multiple = DetectorFile(loaded, raw=raw), model.transform.size_divisible
     views = [name for name in ("test_sizes", "test_flip", "refine", "soft_nms") if trained.config.get(name)]
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)

@@ -21,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 from backbones.errors import UserError, first_line
 from backbones.weights.exported import LEAST, MULTIPLE, ONLY
 from tools.exports.exportable import TOLERANCE, Exportable, FileCheck, Inputs, Runner, batches
+from tools.exports.same_padding import traceable_padding
 
 # Without bounds, torch writes numbers of more than 64 bits into the graph of a detector.
 MOST_IMAGES, MOST_PIXELS = 1 << 12, 1 << 16
@@ -86,7 +87,7 @@ def trace(exportable: Exportable, example: Inputs) -> TracedModel:
         others = [{0: batch} if exportable.many else None] * (len(example) - 1)
         dims = (_free_axes(exportable, freedom, batch), *others)
         try:
-            with _silence(), torch.no_grad():
+            with _silence(), torch.no_grad(), traceable_padding(fixed=freedom.multiple > 1):
                 program = torch.export.export(exportable.model, inputs, dynamic_shapes=dims, strict=False)
         except Exception as error:  # torch raises many kinds of errors
             problem = first_line(error)
@@ -148,10 +149,18 @@ def write_program(path: Path, traced: TracedModel, exportable: Exportable) -> No
     """Write a torch.export file that also holds the metadata, as `metadata.json`.
 
     `torch.export.load(path, extra_files={"metadata.json": ""})` returns the program and fills in the metadata.
+
+    Raises:
+        UserError: torch.export cannot save an operator of the model.
     """
     metadata = traced.metadata(exportable)
-    with _silence():
-        torch.export.save(traced.program, path, extra_files={"metadata.json": json.dumps(metadata)})
+    try:
+        with _silence():
+            torch.export.save(traced.program, path, extra_files={"metadata.json": json.dumps(metadata)})
+    except OSError:
+        raise
+    except Exception as error:  # the errors of torch.export have no common class
+        raise UserError(f"torch.export cannot save this model ({first_line(error)}); use --format onnx") from None
 
 
 def write_onnx(path: Path, traced: TracedModel, exportable: Exportable) -> None:

@@ -14,7 +14,7 @@ import backbones
 from backbones.base import Backbone
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
-from backbones.weights.sources import source_named
+from backbones.weights.sources import is_weights_file, source_named
 
 
 @dataclass(frozen=True)
@@ -115,4 +115,4 @@ def _with_sources(found: Sequence[Candidate], weights_from: str) -> list[Candida
 
 def _is_foreign(weights: str) -> bool:
     """Return whether weights are a file that is not one of our own."""
-    return Path(weights.partition("::")[0]).is_file() and not read_meta(weights)
+    return is_weights_file(weights) and not read_meta(weights)

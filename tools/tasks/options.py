@@ -131,8 +131,8 @@ def detector_recipe(argv: Sequence[str]) -> Path | None:
 def one_box_head(argv: Sequence[str], recipe: JsonObject) -> JsonObject:
     """Return `cascade` as off if the recipe turns it on, but it does not fit.
 
-    It fits neither a neck that brings its own box head, nor weights of a whole detector, which have one box head. With
-    a mask branch, masks were better without it in short trainings (docs/RESULTS.md).
+    It fits neither a neck that brings its own box head, nor weights of a whole detector with one box head. With a mask
+    branch, masks were better without it in short trainings (docs/RESULTS.md).
     """
     if not recipe.get("cascade"):
         return {}
@@ -142,10 +142,10 @@ def one_box_head(argv: Sequence[str], recipe: JsonObject) -> JsonObject:
     if weights is None or str(weights) in ("none", "imagenet"):
         return {}
     from backbones.weights.hub import resolve  # imports torch
-    from detection.weights import holds_detector
+    from detection.weights import have_one_box_head
 
     with suppress(UserError):  # the builder of the model names what is wrong with the file
-        return {"cascade": False} if holds_detector(resolve(str(weights)) or "") else {}
+        return {"cascade": False} if have_one_box_head(resolve(str(weights)) or "") else {}
     return {}
 
 

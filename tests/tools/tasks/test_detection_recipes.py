@@ -70,6 +70,9 @@ def test_the_plan_names_the_recipe_and_says_why(words: str):
         ("--weights coco", False),
         ("--weights detector.safetensors", False),
         ("--weights backbone.safetensors", True),
+        ("--weights cascade.safetensors", True),  # a cascade, which one box head would not fit
+        ("--weights other.pth --weights-from detectron2", True),  # of other programs, only the backbone is loaded
+        ("--weights parts.pth::teacher", False),
         ("--weights unreadable.yaml", True),  # a model is not built from it, which the builder says
         ("--recipe coco", False),
     ],
@@ -77,6 +80,11 @@ def test_the_plan_names_the_recipe_and_says_why(words: str):
 def test_the_cascade_of_small_data_is_off_where_it_does_not_fit(words: str, cascade: bool):
     save_file({"roi_heads.box_head.fc6.weight": torch.ones(1)}, "detector.safetensors")
     save_file({"conv1.weight": torch.ones(1)}, "backbone.safetensors")
+    heads = ["roi_heads.box_head.fc6.weight", "roi_heads.later_heads.0.fc6.weight"]
+    save_file({name: torch.ones(1) for name in heads}, "cascade.safetensors")
+    other = ["backbone.bottom_up.stem.conv1.weight", "roi_heads.box_head.fc1.weight"]
+    torch.save({name: torch.ones(1) for name in other}, "other.pth")
+    torch.save({"teacher": {heads[0]: torch.ones(1)}, "student": {heads[0]: torch.ones(1)}}, "parts.pth")
     command = COMMANDS["train_det"]
     argv = f"--data few {words}".split()
     options = parse(command.options, description="", argv=argv, recipe=command.recipe, further=command.further)
