@@ -69,10 +69,12 @@ class Anchors(AnchorGenerator):
             return super().forward(image_list, first)
         shapes = tuple(features.shape for features in (image_list.tensors[:1], *first))
         key = (*shapes, first[0].dtype, first[0].device, torch.is_inference_mode_enabled())
-        if key not in self._made:
-            # Forget the sizes of earlier batches: multi-scale training has many.
-            self._made = {key: super().forward(ImageList(image_list.tensors, image_list.image_sizes[:1]), first)[0]}
-        return [self._made[key]] * len(image_list.image_sizes)
+        made = self._made.get(key)
+        if made is None:
+            made = super().forward(ImageList(image_list.tensors, image_list.image_sizes[:1]), first)[0]
+            # Forget the sizes of earlier batches: multi-scale training has many. Another thread may do the same.
+            self._made = {key: made}
+        return [made] * len(image_list.image_sizes)
 
 
 class SparseRPNHead(RPNHead):
