@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.common.channels_last import stack_images
 from backbones.common.images import tile_starts
 from backbones.errors import UserError
 from backbones.fold import Folds
@@ -60,15 +61,17 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:
-        """Predict a label map `[H, W]` uint8 for each image `[C, H, W]`. Consecutive images of equal size form a batch.
+        """Predict a label map `[H, W]` uint8 for each image `[C, H, W]`.
+
+        Consecutive images of equal size and type form a batch.
 
         Args:
             images: uint8, or floating and normalised with the backbone's mean and std; of any sizes.
         """
         found: list[Tensor] = []
         with Folds():
-            for _, group in groupby(images, key=lambda image: image.shape):
-                found += self._labels(torch.stack(list(group)))
+            for _, group in groupby(images, key=lambda image: (image.shape, image.dtype)):
+                found += self._labels(stack_images(list(group)))
         return found
 
     @torch.no_grad()
@@ -85,12 +88,14 @@ class Predictor(nn.Module):
         found: list[Tensor] = []
         sums: dict[str, Tensor] = {}
         with Folds():
-            for _, group in groupby(zip(images, targets["mask"], strict=True), key=lambda pair: pair[0].shape):
-                pixels, mask = (torch.stack(part) for part in zip(*group, strict=True))
-                scores = self._scores(pixels, self.scales[0])
+            for _, group in groupby(
+                zip(images, targets["mask"], strict=True), key=lambda pair: (pair[0].shape, pair[0].dtype)
+            ):
+                pixels, masks = zip(*group, strict=True)
+                scores = self._scores(stack_images(pixels), self.scales[0])
                 found += list(scores.argmax(1).to(torch.uint8))
                 # Weight each batch's mean loss by its images.
-                for name, loss in self.model.losses({"out": scores}, mask).items():
+                for name, loss in self.model.losses({"out": scores}, torch.stack(masks)).items():
                     sums[name] = sums.get(name, 0) + loss * len(pixels)
         return found, {name: total / len(images) for name, total in sums.items()}
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from backbones.common.channels_last import stack_images, to_tensor
-from backbones.errors import UserError
 
 # Class number of an image, or a bool for each class `[classes]` in a multi-label data set.
 ItemLabel: TypeAlias = int | np.integer | np.ndarray
@@ -47,13 +46,9 @@ def collate(items: Iterable[Item]) -> ItemBatch:
     """Stack items to images `[N, C, h, w]`, or to one such tensor for each view, and to targets `[N]`.
 
     Raises:
-        UserError: the batch mixes bytes and floats. Stacking would turn bytes into floats that are not normalised.
+        UserError: the batch mixes bytes and floats.
     """
     images, targets = zip(*items, strict=True)
-    if len({(image[0] if isinstance(image, list) else image).dtype for image in images}) > 1:
-        raise UserError(
-            "--data: a batch contains both uint8 images and floating-point arrays; store all images in one type"
-        )
     batch = {key: torch.from_numpy(np.array([target[key] for target in targets])) for key in targets[0]}
     if isinstance(images[0], list):
         return [stack_images(views) for views in zip(*images, strict=True)], batch

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from backbones.common.channels_last import stack_images, to_tensor
+from backbones.common.channels_last import pad_image, stack_images, to_tensor
 from backbones.common.decoded import DecodedImages, decoded
 from backbones.common.decoding import decode_raw, is_bands
 from backbones.common.images import read_file, read_image
@@ -141,11 +141,14 @@ def collate(items: Iterable[Item]) -> tuple[Tensor, dict[str, Tensor]]:
     """Stack training crops to images `[N, C, h, w]`, and their targets to `mask` `[N, h, w]` and `index` `[N]`.
 
     Smaller crops get a border whose pixels are ignored.
+
+    Raises:
+        UserError: the batch mixes bytes and floats.
     """
     images, targets = zip(*items, strict=True)
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    return stack_images([_padded(image, height, width, 0) for image in images]), {
-        "mask": torch.stack([_padded(target["mask"], height, width, IGNORE) for target in targets]),
+    return stack_images([pad_image(image, height, width) for image in images]), {
+        "mask": torch.stack([_padded_mask(target["mask"], height, width) for target in targets]),
         "index": torch.tensor([target["index"] for target in targets]),
     }
 
@@ -157,7 +160,5 @@ def collate_whole(items: Iterable[Item]) -> tuple[list[Tensor], WholeTargets]:
     return list(images), {"mask": [target["mask"] for target in targets], "index": indices}
 
 
-def _padded(x: Tensor, height: int, width: int, value: int) -> Tensor:
-    if x.shape[-2:] == (height, width):
-        return x
-    return F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=value)
+def _padded_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    return F.pad(mask, (0, width - mask.shape[1], 0, height - mask.shape[0]), value=IGNORE)

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as V
 
 import segmentation
 from backbones.errors import UserError
+from segmentation.data.dataset import collate
 from segmentation.metrics import LabelMetrics, format_table
 from segmentation.predict import Predictor
 from tools.benchmarks.peak import in_fresh_process
@@ -46,6 +47,18 @@ def test_maps_have_their_images_sizes(net: nn.Module) -> None:
     with torch.no_grad():
         for each, labels in zip(images, found):
             assert torch.equal(labels, net(each[None])["out"][0].argmax(0).to(torch.uint8))
+
+
+def test_bytes_and_floats_do_not_meet_in_a_batch(net: nn.Module) -> None:
+    """A stack of both would take the bytes for normalised floats."""
+    mixed = [image(40, 60), net.backbone.normalise(image(40, 60, 1)[None])[0]]
+    predictor, masks = Predictor(net), [torch.zeros(40, 60, dtype=torch.uint8)] * 2
+    expected = [predictor([each])[0] for each in mixed]
+    targets = {"mask": masks, "index": torch.arange(2)}
+    for found in (predictor(mixed), predictor.predict_with_losses(mixed, targets)[0]):
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    with pytest.raises(UserError, match="a batch contains both uint8 images and floating-point arrays"):
+        collate([(each, {"mask": masks[0], "index": 0}) for each in mixed])
 
 
 def test_a_tile_that_covers_the_image_changes_nothing(net: nn.Module) -> None:
