@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil
+from math import ceil, inf
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from backbones.common.fonts import font_for
 from backbones.errors import shortened
 
 SIDE = 384  # longer side of the drawn image in pixels
 PANEL, ROW, MARGIN = 260, 34, 10  # pixels
 BAR_TOP, BAR_HEIGHT = 17, 8  # pixels, from the top of a row
 BAR, FIRST = (157, 183, 213), (47, 109, 179)
-LONGEST = 27  # characters of a class name
+LONGEST, LEAST = 27, 4  # characters of a class name
 LETTERS, LINE = 12, 16  # pixels: size of the font, height of a line of text
 
 
@@ -39,7 +40,7 @@ def draw_ranking(image: np.ndarray, names: Sequence[str], probabilities: Sequenc
     for row, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
         top = MARGIN + row * ROW
         number = _text(f"{probability:.1%}")
-        _write(sheet, _text(shortened(name, LONGEST)), left, top)
+        _write(sheet, _text(name, most - number.shape[1] - MARGIN), left, top)
         _write(sheet, number, left + most - number.shape[1], top)
         bar = sheet[top + BAR_TOP : top + BAR_TOP + BAR_HEIGHT, left : left + max(1, round(most * probability))]
         bar[:] = BAR if row else FIRST
@@ -64,9 +65,12 @@ def _write(sheet: np.ndarray, text: np.ndarray, left: int, top: int) -> None:
 
 
 @lru_cache(maxsize=1 << 14)  # names and percentages recur; to draw their letters takes most of the time
-def _text(text: str) -> np.ndarray:
-    """Return a text in black on white `[LINE, width, 1]` uint8."""
-    font = ImageFont.load_default(size=LETTERS)
+def _text(text: str, room: float = inf) -> np.ndarray:
+    """Return a text in black on white `[LINE, width, 1]` uint8, shortened to `room` pixels."""
+    font, most = font_for(text, LETTERS), LONGEST
+    while most > LEAST and font.getlength(shortened(text, most)) > room:
+        most -= 1
+    text = shortened(text, most)
     line = Image.new("L", (max(1, ceil(font.getlength(text))), LINE), 255)
     ImageDraw.Draw(line).text((0, 0), text, fill=0, font=font)
     return np.asarray(line)[..., None]

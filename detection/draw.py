@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from backbones.common.colours import colour_of, ink_on
+from backbones.common.fonts import font_for
 from detection.label_places import place_labels
 from detection.runs import bitmaps
 
@@ -19,7 +20,6 @@ PADDING = 2  # pixels around the text of a label
 # length, and to at most the second.
 ENLARGED, LARGEST = 512, 4096
 TINT = 0.45  # weight of a mask's colour in the pixels of the mask
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_samples(
@@ -150,7 +150,7 @@ def draw_detections(
     size = max(11, min(side // 60, round(usual / 6)))
     order = sorted(range(len(scores)), key=lambda index: scores[index])
     marks = [(boxes[index] * scale, _colour(labels[index]), f"{names[index]} {scores[index]:.2f}") for index in order]
-    _draw_marks(picture, marks, ImageFont.load_default(size=size), line=max(2, size // 7))
+    _draw_marks(picture, marks, size=size, line=max(2, size // 7))
     return np.asarray(picture)
 
 
@@ -178,15 +178,16 @@ def _panel(image: np.ndarray, marks: Sequence[Mark]) -> Image.Image:
     scale = PANEL / max(height, width)
     panel = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
     scaled = [(np.asarray(box, np.float64) * scale, colour, text) for box, colour, text in marks]
-    _draw_marks(panel, scaled, ImageFont.load_default(), line=2)
+    _draw_marks(panel, scaled, size=10, line=2)
     return panel
 
 
-def _draw_marks(picture: Image.Image, marks: Sequence[Mark], font: Font, *, line: int) -> None:
+def _draw_marks(picture: Image.Image, marks: Sequence[Mark], *, size: float, line: int) -> None:
     """Draw boxes and then their labels. The last box is on top, and its label gets the best place.
 
     Args:
         marks: boxes in pixels of `picture`, colours and texts.
+        size: of the letters in pixels.
         line: width of the edges in pixels.
     """
     if not marks:
@@ -194,13 +195,13 @@ def _draw_marks(picture: Image.Image, marks: Sequence[Mark], font: Font, *, line
     pen = ImageDraw.Draw(picture)
     for (left, top, right, bottom), colour, _ in marks:
         pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=line)
-    texts = [pen.textbbox((0, 0), text, font=font) for _, _, text in marks]
+    texts = [pen.textbbox((0, 0), text, font=font_for(text, size)) for _, _, text in marks]
     sizes = np.array([(right - left + 2 * PADDING, bottom - top + 2 * PADDING) for left, top, right, bottom in texts])
     places = place_labels(np.array([box for box, _, _ in marks])[::-1], sizes[::-1], picture.size, line)[::-1]
     for (_, colour, text), (x, y), (width, height), bounds in zip(marks, places, sizes, texts, strict=True):
         pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
         ink = ink_on(ImageColor.getrgb(colour)[:3])
-        pen.text((x + PADDING - bounds[0], y + PADDING - bounds[1]), text, fill=ink, font=font)
+        pen.text((x + PADDING - bounds[0], y + PADDING - bounds[1]), text, fill=ink, font=font_for(text, size))
 
 
 def _colour(label: int) -> str:

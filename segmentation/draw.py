@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from backbones.common.colours import Colour
+from backbones.common.fonts import font_for
 from segmentation.data.classes import IGNORE, Classes
 
 CELL, MARGIN, CAPTION = 260, 8, 16  # pixels
@@ -127,9 +128,9 @@ def _entries(entries: Sequence[tuple[Colour, str]], width: int, times: int = 1) 
     """Draw the entries of a legend, colours with class names, in columns and enlarged `times` times."""
     columns = max(1, (width - MARGIN) // (ENTRY * times))
     legend = Image.new("RGB", (width, -(-len(entries) // columns) * CAPTION * times + MARGIN), "white")
-    pen, font = ImageDraw.Draw(legend), ImageFont.load_default(size=10 * times)
+    pen = ImageDraw.Draw(legend)
     for index, (colour, name) in enumerate(entries):
         x, y = MARGIN + index % columns * ENTRY * times, MARGIN // 2 + index // columns * CAPTION * times
         pen.rectangle((x, y + 2, x + 10 * times, y + 2 + 10 * times), fill=tuple(colour), outline="black")
-        pen.text((x + 15 * times, y), name[:18], fill="black", font=font)
+        pen.text((x + 15 * times, y), name[:18], fill="black", font=font_for(name, 10 * times))
     return legend

@@ -35,6 +35,14 @@ def test_names_and_percentages_are_written_above_their_bars():
     assert number.any() and not number[-MARGIN:].any()
 
 
+def test_wide_names_and_other_scripts_leave_room_for_the_percentage():
+    image = np.zeros((SIDE, 100, 3), np.uint8)
+    wide, none, accent, plain = (draw_ranking(image, [name], [1.0])[:, 100:] for name in ("W" * 27, "", "café", "cafe"))
+    number = PANEL - MARGIN - 45  # where the percentage begins
+    assert (wide[:, number:] == none[:, number:]).all() and (wide != none).any()
+    assert (accent != plain).any()
+
+
 @pytest.mark.parametrize("size", [(1, 900, 3), (40, 20, 1), (SIDE, 10, 3)])
 def test_any_image_and_any_name_can_be_drawn(size: tuple[int, int, int]):
     image = np.full(size, 7, np.uint8)
