@@ -166,7 +166,11 @@ class ClassificationTask:
             train=None if options.run.eval_only else train + _told(data, "train"),
             val=val + _told(data, "val"),
             load_note=_other_classes(options, data, model),
-            of_data={"data": asked.data or "built-in shapes", **chosen_row(data.chosen), **bits_row(meta)},
+            of_data={
+                "data": asked.data or "built-in shapes",
+                **chosen_row(data.chosen, options.subset),
+                **bits_row(meta),
+            },
             of_training={
                 "loss": f"{'binary ' if data.multi_label else ''}cross-entropy, class weights "
                 f"{options.model.class_weights}, sampling {asked.sampling}",

@@ -118,7 +118,7 @@ class DetectionTask:
             train=describe_split(data.train) if data.train else None,
             val=describe_split(data.val) + _crowded_note(data.val, chosen.max_detections),
             load_note=_other_settings(chosen),
-            of_data={**chosen_row(data.chosen), **bits_row(meta)},
+            of_data={**chosen_row(data.chosen, options.subset), **bits_row(meta)},
             of_training={"recipe": describe_detector_recipe(options)},
         )
 

@@ -110,7 +110,7 @@ class SegmentationTask:
             classes=len(val.source.classes),
             train=f"{_described(train)}; {changes}" if train else None,
             val=f"{_described(val)}, at their own size; {POLICY}",
-            of_data={**chosen_row(data.chosen), **labels, **bits_row(meta)},
+            of_data={**chosen_row(data.chosen, options.subset), **labels, **bits_row(meta)},
             of_training={"loss": f"{chosen.loss}, class weights {chosen.class_weights}"},
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backbones.errors import UserError, counted, first_names
-from tools.engine.options import TaskOptions
+from tools.engine.options import SubsetOptions, TaskOptions
 from tools.engine.subset import draw_images, nested_subset, scarce
 from tools.engine.train_list import TrainList
 
@@ -82,8 +82,15 @@ def fewer(few: Mapping[str, int], noun: str) -> str:
     return f"; WARNING: classes with fewer: {shown}"
 
 
-def chosen_row(note: str) -> dict[str, str]:
-    """Return the row of the plan that says which training images were chosen; {} for all images."""
+def chosen_row(note: str, asked: SubsetOptions) -> dict[str, str]:
+    """Return the row of the plan that says which training images were chosen; {} for all images.
+
+    For all images, the row names the options that have no effect without a choice.
+    """
+    idle = {"--draw": asked.draw is not None, "--full-epochs": asked.full_epochs}
+    if not asked.asked and (given := [name for name, is_given in idle.items() if is_given]):
+        which = f"{' and '.join(given)} {'has' if len(given) == 1 else 'have'} no effect"
+        return {"chosen": f"all images; {which} without --fraction, --shots or --train-list"}
     return {"chosen": note} if note else {}
 
 

@@ -12,11 +12,13 @@ import pytest
 from backbones.errors import UserError
 from tools.cli.parsing import parse
 from tools.engine.bad_images import BadImages
+from tools.engine.options import SubsetOptions
 from tools.engine.subset import draw_images, draw_objects, nested_subset, scarce
 from tools.tasks.classification import ClassificationTask
 from tools.tasks.detection_data import open_train, open_val
 from tools.tasks.options import TrainClassifierOptions, TrainDetectorOptions, TrainSegmenterOptions
 from tools.tasks.segmentation_data import open_data
+from tools.tasks.subsets import chosen_row
 
 NAMES = ("common", "usual", "rare")
 
@@ -153,3 +155,20 @@ def test_a_classifier_trains_on_a_share(tmp_path: Path):
     options.data.data = "https://server/shards"
     with pytest.raises(UserError, match="--shots, --train-list: cannot be used with tar shards; use class folders"):
         ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, None),
+        ({"draw": 0}, "all images; --draw has no effect without --fraction, --shots or --train-list"),
+        (
+            {"draw": 1, "full_epochs": True},
+            "all images; --draw and --full-epochs have no effect without --fraction, --shots or --train-list",
+        ),
+        ({"draw": 1, "shots": 5}, "a choice"),
+    ],
+)
+def test_the_plan_names_options_of_a_choice_that_choose_nothing(given: dict[str, int], text: str | None):
+    asked = SubsetOptions(**given)
+    assert chosen_row("a choice" if asked.asked else "", asked).get("chosen") == text
