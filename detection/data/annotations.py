@@ -282,8 +282,12 @@ class CocoAnnotations:
 
 
 def are_fractions(boxes: np.ndarray) -> bool:
-    """Return whether most boxes xyxy `[B, 4]` lie inside 0..1, and one of these has a side other than 0 and 1."""
-    inside = boxes[((boxes >= 0) & (boxes <= 1)).all(axis=1)]
+    """Return whether most boxes xyxy `[B, 4]` lie inside -1..1, and one of these is not at whole pixels.
+
+    Fractions lie in 0..1, but VOC counts pixels from 1, so that 1 was subtracted from its fractions. Some fractions are
+    a little below 0 by rounding.
+    """
+    inside = boxes[((boxes >= -1) & (boxes <= 1)).all(axis=1)]
     return 2 * len(inside) > len(boxes) and bool((inside % 1).any())
 
 

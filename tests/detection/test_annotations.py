@@ -77,6 +77,10 @@ BROKEN = {
     "zero width": (lambda d: d["annotations"][0].update(bbox=[3, 3, 0, 9]), "annotation 1 of image 5"),
     "outside": (lambda d: d["annotations"][0].update(bbox=[70, 3, 9, 9]), "annotation 1 of image 5"),
     "fractions": (lambda d: [a.update(bbox=[0.1, 0.2, 0.5, 0.4]) for a in d["annotations"]], "lie between 0 and 1"),
+    "rounded fractions": (
+        lambda d: [a.update(bbox=[-0.01, 0.2, 0.5, 0.4]) for a in d["annotations"]],
+        "lie between 0 and 1",
+    ),
     "file not there": (lambda d: d["images"][0].update(file_name="gone.jpg"), "image file gone.jpg is not in"),
     "text id": (lambda d: d["images"][0].update(id="a"), "`id` is 'a'; expected an integer"),
     "huge id": (lambda d: d["images"][0].update(id=2**53), "expected an integer between -2^53 and 2^53"),

@@ -64,6 +64,13 @@ def test_classes_come_from_all_annotations_or_from_a_list(voc: VocFolder):
     assert read(voc.root, "test").labels.tolist() == [3]
 
 
+def test_fractions_of_the_sides_are_refused(voc: VocFolder):
+    """VOC counts from 1, so that fractions become negative when they are read."""
+    voc.objects = {name: [("dog", (0.1, 0.2, 0.6, 1.0))] for name in ("a", "c")} | {"b": []}
+    with pytest.raises(UserError, match="most boxes lie between 0 and 1, as fractions of the sides"):
+        read(voc.write(), "trainval")
+
+
 def test_lists_of_one_class_have_a_flag_after_the_name(voc: VocFolder):
     voc.objects["d 1"] = [("dog", (1, 1, 5, 5))]
     voc.lists["all"] += "d 1 -1\n"
