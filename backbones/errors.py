@@ -67,7 +67,7 @@ def require_class(name: str, names: Sequence[str], words: str) -> None:
         UserError: `names` does not contain `name`; the message has similar names.
     """
     if name not in names:
-        near = difflib.get_close_matches(name, names, 5, 0.5) or names[:10]
+        near = difflib.get_close_matches(str(name), names, 5, 0.5) or names[:10]
         raise UserError(f"{words}: the model has no such class; choose among {', '.join(near)}")
 
 

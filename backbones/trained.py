@@ -269,6 +269,8 @@ def require_names(chosen: Sequence[str], names: Sequence[str]) -> tuple[str, ...
     Raises:
         UserError: the model has no such class, with similar names.
     """
+    if not isinstance(chosen, Iterable):
+        raise UserError(f"classes={chosen!r}: expected a list of the names of classes")
     chosen = (chosen,) if isinstance(chosen, str) else tuple(chosen)
     if not chosen:
         raise UserError("classes=[]: names no class; leave it out for all classes")

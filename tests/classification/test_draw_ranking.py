@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backbones.common.encoding import encode_jpeg
+from backbones.errors import UserError
 from classification.draw import BAR, BAR_HEIGHT, BAR_TOP, FIRST, MARGIN, PANEL, ROW, SIDE, draw_ranking, fitted
 
 
@@ -55,5 +56,7 @@ def test_any_image_and_any_name_can_be_drawn(size: tuple[int, int, int]):
 def test_a_jpeg_has_the_colours_of_the_image():
     image = np.zeros((16, 16, 3), np.uint8)
     image[..., 0] = 255
+    with pytest.raises(UserError, match="a picture of 65501x1 pixels: a JPEG has at most 65,500 pixels a side"):
+        encode_jpeg(np.zeros((1, 65501, 3), np.uint8), 95)
     decoded = cv2.imdecode(np.frombuffer(encode_jpeg(image, 95), np.uint8), cv2.IMREAD_COLOR)
     assert (decoded[..., 2] > 250).all() and (decoded[..., :2] < 5).all()

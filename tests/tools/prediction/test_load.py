@@ -250,6 +250,10 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
         whole[0].named("strar")
     with pytest.raises(UserError, match="classes='strar': the model has no such class; choose among star"):
         detection.load(tiny_runs["det"], classes=["strar"])
+    with pytest.raises(UserError, match="classes=3: the model has no such class"):
+        detection.load(tiny_runs["det"], classes=[3])
+    with pytest.raises(UserError, match="classes=3: expected a list of the names of classes"):
+        detection.load(tiny_runs["det"], classes=3)
     with pytest.raises(UserError, match="score=2: must be between 0 and 1"):
         detection.load(tiny_runs["det"], score=2)
     # "best" are the limits of the run's own evaluation, by class.
