@@ -62,8 +62,8 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
 
     Args:
         run: run folder or weights file.
-        most: largest loss of the run's main metric (AP, mIoU, top-1 accuracy), and of the AP of masks if the run has
-            masks, 0..1.
+        most: largest loss, 0..1, of the run's main metric (AP, mIoU, top-1 accuracy, or mAP of several classes an
+            image), and of the AP of masks if the run has masks.
 
     Raises:
         UserError: the file loses more than `most`.
@@ -71,10 +71,10 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
     trained = find(run)
     if not trained.config:
         return MeasuredLoss(False, "the weights do not record the data of their run")
-    data = trained.config.get("data")
-    if data is not None and not Path(str(data)).exists():
-        return MeasuredLoss(False, f"the run's data, {data}, is not here")
-    keys = [TASK_METRICS[trained.task].primary.key, *(["segm_AP"] if trained.meta["model"].get("masks") else [])]
+    if absent := absent_data(trained.config):
+        return MeasuredLoss(False, f"the run's data, {absent}, is not here")
+    first = "mAP" if trained.meta.get("multi_label") else TASK_METRICS[trained.task].primary.key
+    keys = [first, *(["segm_AP"] if trained.meta["model"].get("masks") else [])]
     with TemporaryDirectory() as folder:
         runs = [
             evaluated(trained, weights, Path(folder) / name)
@@ -85,6 +85,13 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
     if not known:
         return MeasuredLoss(False, f"the validation images have nothing to measure {keys[0]} on")
     return MeasuredLoss(True, "; ".join(_loss(key, *pair, most=most) for key, pair in known.items()))
+
+
+def absent_data(config: JsonObject) -> str | None:
+    """Return the first file or folder of a run's validation data that is not here; None if all of them are."""
+    named = (config.get(name) for name in ("data", "annotations", "images", "val_annotations", "val_images"))
+    paths = (str(each) for each in named if each is not None)
+    return next((path for path in paths if not os.path.exists(path)), None)
 
 
 def _whole(score: ImageScore) -> float:

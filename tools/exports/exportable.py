@@ -119,8 +119,18 @@ class Exportable:
         return ("image",) if self.raw is not None else self.inputs
 
     def label(self, path: Path) -> int | None:
-        """Return the class number of an image file, given by its folder's name; None if that name is not a class."""
-        return self.classes.index(path.parent.name) if path.parent.name in self.classes else None
+        """Return the class number of an image file, given by its folder's name.
+
+        The result is None if that name is not a class, and for classifiers of several classes an image.
+        """
+        has_class = path.parent.name in self.classes and self.thresholds is None
+        return self.classes.index(path.parent.name) if has_class else None
+
+    @property
+    def thresholds(self) -> Tensor | None:
+        """Least probability `[K]` of each class of a classifier of several classes an image; None for other models."""
+        found = self.metadata.get("thresholds")
+        return None if found is None else torch.tensor(found)
 
     def expected(self, inputs: Inputs) -> list[Tensor]:
         """Compute with PyTorch the outputs that the exported file must reproduce."""

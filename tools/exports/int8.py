@@ -69,7 +69,8 @@ class BitsReport:
         images: number of images.
         sizes: bytes of the files.
         ms: milliseconds of the fastest of many calls, for one image on the CPU.
-        agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels, or boxes with
+        agreement: fraction of unchanged answers, in 0..1. Answers are the classes of images or of pixels (with several
+            classes an image, the classes that both files find among those that either finds), or boxes with
             a score above 0.5, which are unchanged if the other file finds one of the same class with IoU above 0.5
             and, with a mask branch, IoU of the masks in their grids above 0.5; None if there are no answers.
         top1: top-1 accuracies, in 0..1; None if the classes of the images are not known.
@@ -150,7 +151,7 @@ def measure(
     right: list[tuple[int, int]] = []
     for inputs, label in zip(items, labels, strict=True):
         first, second = (run(inputs) for run in runs)
-        agreed += _agreement(str(exportable.metadata["task"]), first, second)
+        agreed += _agreement(str(exportable.metadata["task"]), first, second, exportable.thresholds)
         if label is not None:
             right.append((int(first[0].argmax() == label), int(second[0].argmax() == label)))
     agreement = sum(agreed) / len(agreed) if agreed else None
@@ -164,10 +165,16 @@ def measure(
     )
 
 
-def _agreement(task: str, plain: list[torch.Tensor], small: list[torch.Tensor]) -> list[float]:
+def _agreement(
+    task: str, plain: list[torch.Tensor], small: list[torch.Tensor], thresholds: torch.Tensor | None = None
+) -> list[float]:
     """Return the fraction of the fp32 file's answers on an image that the other file shares; [] without answers."""
     if not all(each.isfinite().all() for each in small):
         return [0.0]
+    if thresholds is not None:
+        first, second = (each[0].sigmoid() >= thresholds for each in (plain, small))
+        union = float((first | second).sum())
+        return [float((first & second).sum()) / union if union else 1.0]
     if task != "detection":
         return [float((plain[0].argmax(1) == small[0].argmax(1)).float().mean())]
     sure = plain[1] > 0.5

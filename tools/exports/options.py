@@ -32,8 +32,8 @@ class ExportOptions:
             OpenVINO files).
         precision: fp16 stores and computes the layers in 16 bits; all else, such as boxes, stays in 32.
         int8: quantise the layers to 8 bits, static (calibrated) or dynamic; prints size, latency and agreement.
-        most_loss: largest loss of AP (of boxes, and of masks if there are any), mIoU or top-1 accuracy on the run's
-            validation data, 0..1, from fp16 or int8; a file that loses more is refused.
+        most_loss: largest loss of AP (of boxes, and of masks if there are any), mIoU, top-1 accuracy or mAP (of several
+            classes an image) on the run's validation data, 0..1, from fp16 or int8; a file that loses more is refused.
         calibration: images for calibration, at most half of the images found.
         measured: further images that measure the 8-bit file.
         fastest_on: cpu (shorter: --for cpu) writes ONNX and OpenVINO files in fp32 and 8 bits, measures them here, and

@@ -79,7 +79,7 @@ class ClassificationReport(TaskReport[ClassPredictions]):
 
     def image_sections(self, found: Sequence[ClassPredictions]) -> list[Section]:
         data, number = self.settings.data, self.settings.images
-        roots = [image_root(each, data) for each in found]
+        roots = [image_root(each.run, each.names, data) for each in found]
         return [images_section(found, data=data, number=number), *explained_sections(found, roots, self.settings)]
 
 
@@ -102,7 +102,7 @@ def metrics_section(runs: Sequence[RunFolder]) -> Section:
 
 def _label_table(run: RunFolder) -> SortableTable | None:
     """Return the table of the classes of a run with several classes an image; None for other runs."""
-    if run.results.get("mAP") is None:
+    if not run.is_multi_label:
         return None
     columns = [text_column("class"), TableColumn("images")]
     columns += [TableColumn(name) for name in ("average precision", "F1", "threshold")]
@@ -197,14 +197,16 @@ def images_section(found: Sequence[ClassPredictions], *, data: str | None, numbe
     parts = []
     for each in found:
         of_run = f" of {each.run.name}" if len(found) > 1 else ""
-        parts.append((each.run.name, _galleries(each, image_root(each, data), of_run, number=2 * number)))
+        parts.append(
+            (each.run.name, _galleries(each, image_root(each.run, each.names, data), of_run, number=2 * number))
+        )
     return Section("Images", blocks_by_run(parts))
 
 
 def changed_section(found: Sequence[ClassPredictions], *, data: str | None, number: int) -> Section:
     """Return the chapter with the images that one run classifies correctly and another run does not."""
     first, parts = found[0], []
-    root = image_root(first, data)
+    root = image_root(first.run, first.names, data)
     for other in found[1:]:
         blocks: list[Block] = []
         for title, chosen in (("Fixed", ~first.correct & other.correct), ("Broken", first.correct & ~other.correct)):

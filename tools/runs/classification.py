@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class ClassPredictions:
             UserError: if the file is missing or malformed, or does not hold the images of results.json.
         """
         path = run.folder / "predictions.csv"
-        if run.results.get("mAP") is not None:
+        if run.is_multi_label:
             raise UserError(f"{path}: holds several classes an image; chapters on single classes do not apply to it")
         classes = run.classes
         labels = {name: label for label, name in enumerate(classes)}
@@ -74,18 +75,14 @@ class ClassPredictions:
             loss = np.array([float(row["loss"] or "nan") for row in rows]) if has_loss else None
             names = tuple(row["image"] for row in rows)
         except (KeyError, ValueError, TypeError, OverflowError) as error:
-            raise _malformed(path, error) from None
-        if len(rows) != run.results["images"]:
-            raise UserError(
-                f"{path}: holds {counted(len(rows), 'image')}, but results.json has {run.results['images']}; evaluate "
-                "again with --eval-only --resume"
-            )
+            raise malformed_predictions(path, error) from None
+        require_all_images(run, path, len(rows))
         return cls(run, names, classes, truth, predicted, confidence, rank, loss)
 
 
-def image_root(predictions: ClassPredictions, data: str | None) -> Path | None:
-    """Return the folder to which the image names in predictions.csv are relative; None if it does not exist."""
-    run, first = predictions.run, predictions.names[:1]
+def image_root(run: RunFolder, names: Sequence[str], data: str | None) -> Path | None:
+    """Return the folder to which the image names in a run's predictions.csv are relative; None if it does not exist."""
+    first = names[:1]
     root = run.data_root(data)
     if root is None:
         root = crops.prepare()
@@ -98,17 +95,37 @@ def image_root(predictions: ClassPredictions, data: str | None) -> Path | None:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
+    header, *rows = read_table(path) or [[]]
+    return [dict(zip(header, row, strict=False)) for row in rows]
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """Read the rows of a file of predictions; the first one holds the names of the columns.
+
+    Raises:
+        UserError: if the file is missing or is no CSV file.
+    """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return [row for row in csv.reader(file) if row]
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; write it by evaluating the run again with --eval-only --resume"
         ) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise _malformed(path, error) from None
+        raise malformed_predictions(path, error) from None
 
 
-def _malformed(path: Path, error: Exception) -> UserError:
+def require_all_images(run: RunFolder, path: Path, count: int) -> None:
+    """Refuse a file of predictions of other images than those of results.json."""
+    if count != run.results["images"]:
+        raise UserError(
+            f"{path}: holds {counted(count, 'image')}, but results.json has {run.results['images']}; evaluate again "
+            "with --eval-only --resume"
+        )
+
+
+def malformed_predictions(path: Path, error: Exception) -> UserError:
+    """Return the error of a file of predictions that cannot be parsed."""
     what = f"is not a file of predictions ({type(error).__name__}: {error})"
     return UserError(f"{path}: {what}; evaluate again with --eval-only --resume")

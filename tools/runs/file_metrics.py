@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import classification
 import detection
@@ -17,15 +18,18 @@ from backbones.errors import UserError
 from backbones.trained import find
 from backbones.weights.exported import is_exported
 from classification.metrics import TopK
+from classification.multi_label import LabelSets
+from classification.trained import TrainedClassifier
 from segmentation.metrics import LabelMetrics
 from tools.runs.classification import ClassPredictions, image_root
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
+from tools.runs.label_sets import LabelSetPredictions
 from tools.runs.segmentation import MaskPredictions
 
 Measured = tuple[Mapping[str, object], int]  # metrics as in results.json, and the number of images
 NAMES = {  # metrics in a report, besides those of detection
-    "classification": ("top1", "top5", "balanced_accuracy", "macro_f1", "nll"),
+    "classification": ("top1", "top5", "mAP", "balanced_accuracy", "macro_f1", "micro_f1", "exact_match", "nll"),
     "segmentation": ("mIoU", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"),
 }
 
@@ -98,17 +102,27 @@ def _detected(run: RunFolder, path: Path, data: str | None) -> Measured:
 def _classified(run: RunFolder, path: Path, data: str | None) -> Measured:
     model = classification.load(path, device="cpu")
     _require_classes(run, path, model.classes)
-    truth = ClassPredictions.read(run)
-    root = image_root(truth, data)
+    truth = (LabelSetPredictions if model.multi_label else ClassPredictions).read(run)
+    root = image_root(run, truth.names, data)
     if root is None:
         raise UserError(f"{run.data_name}: is not there; name the folder of the data set with --data")
-    metrics = TopK(model.classes)
-    for index, (name, label) in enumerate(zip(truth.names, truth.truth.tolist(), strict=True)):
+    metrics, labels = _class_metrics(model, truth)
+    for index, (name, label) in enumerate(zip(truth.names, labels, strict=True)):
         with torch.inference_mode():
             probabilities = model.probabilities([model.read(root / name)])
-        known = model.classes.index(truth.classes[label])
-        metrics.update(probabilities, {"label": torch.tensor([known]), "index": torch.tensor([index])})
+        metrics.update(probabilities, {"label": label[None], "index": torch.tensor([index])})
     return metrics.compute(), len(truth.names)
+
+
+def _class_metrics(
+    model: TrainedClassifier, truth: ClassPredictions | LabelSetPredictions
+) -> tuple[TopK | LabelSets, Tensor]:
+    """Return the metrics of a file, and the labels of the images in the order of its classes `[N]` or `[N, K]`."""
+    if isinstance(truth, LabelSetPredictions):
+        order = [truth.classes.index(name) for name in model.classes]
+        return LabelSets(model.classes, thresholds=model.thresholds.tolist()), torch.from_numpy(truth.labels[:, order])
+    own = torch.tensor([model.classes.index(name) for name in truth.classes])
+    return TopK(model.classes), own[torch.from_numpy(truth.truth)]
 
 
 def _segmented(run: RunFolder, path: Path, data: str | None) -> Measured:

@@ -76,6 +76,11 @@ class RunFolder:
         """Names of the classes that the run was evaluated on, in the order of their numbers."""
         return tuple(self.results.get("per_class") or ())
 
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether this is the run of a classifier of several classes an image, which has mAP in place of top-1."""
+        return self.task == "classification" and "mAP" in self.results
+
     def file(self, name: str) -> Path | None:
         """Return the path of a file in the run folder; None if it does not exist."""
         path = self.folder / name

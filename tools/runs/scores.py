@@ -12,6 +12,7 @@ from backbones.common.files import JsonObject
 from tools.runs.classification import ClassPredictions
 from tools.runs.detection import EvaluatedDetections
 from tools.runs.folder import RunFolder
+from tools.runs.label_sets import LabelSetPredictions
 from tools.runs.segmentation import MaskPredictions
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ImageScore:
 
 
 def read_score(run: RunFolder, metric: str | None = None) -> ImageScore:
-    """Return a run's AP, mIoU or top-1 accuracy, depending on its task, as a function of image weights.
+    """Return a run's AP, mIoU, top-1 accuracy or (with several classes an image) mAP as a function of image weights.
 
     Args:
         metric: "segm_AP" for the AP of masks; by default the primary metric of the run's task.
@@ -52,6 +53,9 @@ def read_score(run: RunFolder, metric: str | None = None) -> ImageScore:
 
 
 def _classification(run: RunFolder) -> ImageScore:
+    if run.is_multi_label:
+        sets = LabelSetPredictions.read(run)
+        return ImageScore(sets.digest, len(sets.names), sets.mean_average_precision)
     predictions = ClassPredictions.read(run)
     correct = predictions.correct.astype(float)
     return ImageScore(predictions.digest, len(correct), lambda weights: float(weights @ correct / weights.sum()))

@@ -338,6 +338,10 @@ def test_8_bit_masks_count_as_answers() -> None:
     first, second = ([boxes, scores, labels, labels, each] for each in (masks, other))
     assert int8._agreement("detection", first, second) == [0.5]
     assert int8._agreement("classification", [torch.eye(2)], [torch.eye(2) / 0]) == [0]  # 1 / 0 and 0 / 0 in 16 bits
+    # Several classes an image: both files find class 0, and one of them finds class 2 as well.
+    sets = (torch.tensor([[1.0, -1, 0.1, -9]]), torch.tensor([[9.0, -1, -0.1, -9]]))
+    assert int8._agreement("classification", [sets[0]], [sets[1]], torch.full((4,), 0.5)) == [0.5]
+    assert int8._agreement("classification", [sets[0]], [sets[1]], torch.ones(4)) == [1]
 
 
 def test_torch_export_is_refused(tiny_runs: dict[str, Path], tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_images_are_found_where_their_layout_has_them(tmp_path: Path, data: str,
     config = {"test_crops": "center", "data": str(root / data)}
     run = RunFolder.read(write_run(tmp_path / "run", config, {"images": 1, "per_class": {"a": {"recall": 1}}}))
     (run.folder / "predictions.csv").write_text(f"image,class,predicted,confidence,rank,loss\n{name},a,a,1,0,0\n")
-    assert (image_root(ClassPredictions.read(run), None) or tmp_path).resolve() == (root / folder).resolve()
+    names = ClassPredictions.read(run).names
+    assert (image_root(run, names, None) or tmp_path).resolve() == (root / folder).resolve()
 
 
 def test_the_model_card_has_the_metrics_of_several_classes_an_image():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import classification
 from backbones.errors import UserError
 from backbones.weights.files import read_meta
 from tools import predict, train_cls
+from tools.exports.evaluation import measure_loss
+from tools.runs.file_metrics import measure_file
+from tools.runs.folder import RunFolder
 
 QUICK = (*CIFAR, "--augment", "light", "--precision", "fp32", "--threads", 1, "--workers", 0)
 SMALL = (*QUICK, "--train-eval", 0, "--base-lr", 0.05, "--crop-size", 16, "--resize-size", 16)
@@ -93,7 +97,9 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_several_classes_an_image_are_trained_stored_loaded_and_predicted(several: Path, tmp_path: Path):
+def test_several_classes_an_image_are_trained_stored_loaded_and_predicted(
+    several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     folder = tmp_path / "run"
     words = ("--data", several, *SMALL, "--batch-size", 16, "--epochs", 2, "--class-weights", "balanced")
     run(*words, "--output", folder, "--eval-every", 2)
@@ -109,6 +115,12 @@ def test_several_classes_an_image_are_trained_stored_loaded_and_predicted(severa
         found = model(several / row["image"])
         assert ";".join(sorted(found.names)) == row["predicted"]
         assert found.scores.tolist() == pytest.approx([float(row["blue"]), float(row["red"])], abs=2e-4)
+    # A file of the model is measured by mAP, in an export of fewer bits and in a report.
+    loss = measure_loss(str(folder), folder / "model.safetensors", most=0.0)
+    assert loss.known and re.match(r"mAP (0\.\d+) -> \1 on 8 images: \+0\.0000", loss.text), loss.text
+    monkeypatch.setattr("tools.runs.file_metrics.is_exported", lambda path: True)
+    metrics = measure_file(RunFolder.read(folder), folder / "model.safetensors", data=None).metrics
+    assert metrics["mAP"] == pytest.approx(results["mAP"], abs=1e-3) and metrics["top1"] is None
     # --eval-only uses the stored thresholds, also on images of one class each.
     single = tmp_path / "single"
     single.mkdir()

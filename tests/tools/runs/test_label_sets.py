@@ -1,0 +1,52 @@
+"""The predictions of runs with several classes an image, and their mAP on resampled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folders import write_run
+
+from backbones.errors import UserError
+from tools.runs.folder import RunFolder
+from tools.runs.scores import read_score
+
+# A class may have the name of another column. The last image could not be read.
+ROWS = """image,classes,predicted,sea,image
+1.png,sea;image,sea,0.9,0.2
+2.png,,,0.6,0.1
+3.png,sea,,0.5,0.8
+4.png,sea,,,
+"""
+
+
+def written(folder: Path, text: str, images: int = 4) -> RunFolder:
+    run = write_run(folder, {"test_crops": "center"}, {"mAP": 0.5, "images": images, "per_class": {"sea": {}}})
+    (run / "predictions.csv").write_text(text)
+    return RunFolder.read(run)
+
+
+def test_the_map_counts_each_image_as_often_as_its_weight(tmp_path: Path):
+    score = read_score(written(tmp_path, ROWS))
+    assert score.size == 4
+    # sea: right at ranks 1, 3, 4, so (1 + 2/3 + 3/4) / 3; image: right at rank 2, so 1/2.
+    assert score.score(np.ones(4)) == pytest.approx(((1 + 2 / 3 + 3 / 4) / 3 + 1 / 2) / 2)
+    # Image 1 twice and image 2: sea is perfect; image has both its images at the first score.
+    assert score.score(np.array([2, 1, 0, 0])) == 1
+    assert np.isnan(score.score(np.array([0, 5, 0, 0])))
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "said"),
+    [
+        (ROWS.replace("sea;image", "sea;sky"), 4, "is not a file of predictions .*sea;sky names a class that is no"),
+        (ROWS.replace("0.9", "much"), 4, "is not a file of predictions"),
+        (ROWS.replace("1.png,sea;image,sea,0.9,0.2", "1.png"), 4, "is not a file of predictions"),
+        (ROWS.replace(",0.5,0.8", ",0.5"), 4, "is not a file of predictions"),
+        (ROWS, 5, "holds 4 images, but results.json has 5"),
+    ],
+)
+def test_damaged_files_take_one_line(tmp_path: Path, text: str, images: int, said: str):
+    with pytest.raises(UserError, match=rf"predictions\.csv: {said}.*evaluate again with --eval-only"):
+        read_score(written(tmp_path, text, images))
