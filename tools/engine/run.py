@@ -116,9 +116,10 @@ def _require_start(weights: str) -> None:
         UserError: the weights are a file or a folder that does not exist.
     """
     if is_path(weights) and not weights.startswith(PREFIX) and not os.path.exists(split_part(weights)[0]):
+        here = "" if os.path.isabs(weights) else ", or resume in the folder where the run began"
         raise UserError(
             f"--weights {weights}: the run began with these weights, which no longer exist; a resumed run needs them "
-            "to build the same model, so put them back"
+            f"to build the same model, so put them back{here}"
         )
 
 

@@ -346,12 +346,13 @@ def test_other_options_other_data_and_absent_weights_are_refused(train: Train, p
     start = tmp_path / "start.safetensors"
     (tmp_path / "run" / "model.safetensors").rename(start)
     status, errors = train(
-        "--data", pictures, *CLS, "--weights", start, "--workers", 0, "--epochs", 1, "--output", "second"
+        "--data", pictures, *CLS, "--weights", start.name, "--workers", 0, "--epochs", 1, "--output", "second"
     )
     assert status == 0, errors
     start.unlink()
     status, errors = train("--resume", "--output", "second", "--epochs", 2)
-    assert status == 2 and f"--weights {start}: the run began with these weights, which no longer exist" in errors
+    assert status == 2 and f"--weights {start.name}: the run began with these weights, which no longer exist" in errors
+    assert "put them back, or resume in the folder where the run began" in errors
 
 
 def test_the_checkpoint_before_serves_where_the_last_one_is_damaged(train: Train, pictures: Path, tmp_path: Path):
