@@ -490,11 +490,11 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def write_classes(root: Path, *, count: int) -> None:
-    """`count` pictures of noise in each of three classes."""
+def write_classes(root: Path, *, count: int, classes: Sequence[str] = "abc") -> None:
+    """`count` pictures of noise in each class of two splits."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
-        for name in "abc":
+        for name in classes:
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 cv2.imwrite(str(root / split / name / f"{number}.png"), random.integers(0, 255, (32, 32, 3), np.uint8))

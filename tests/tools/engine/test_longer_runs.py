@@ -7,10 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import yaml
+from conftest import write_classes
 from safetensors.torch import load_file
 
 from backbones.errors import UserError
@@ -21,13 +20,8 @@ RATE = 0.01
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, random = tmp_path_factory.mktemp("cls") / "data", np.random.default_rng(0)
-    for split in ("train", "val"):
-        for name in ("ant", "bee"):
-            (root / split / name).mkdir(parents=True)
-            for number in range(4):
-                pixels = random.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-                cv2.imwrite(str(root / split / name / f"{number}.png"), pixels)
+    root = tmp_path_factory.mktemp("cls") / "data"
+    write_classes(root, count=4, classes=("ant", "bee"))
     return root
 
 

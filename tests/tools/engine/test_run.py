@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from conftest import CIFAR
+from conftest import CIFAR, write_classes
 from safetensors.torch import load_file
 from tolerances import rounding
 from torchvision.ops import roi_align
@@ -44,11 +42,7 @@ def print_flags() -> None:
 
 
 def test_two_deterministic_runs_give_the_same_bits(launch, tmp_path: Path):
-    random = np.random.default_rng(0)
-    for split, name, number in ((s, n, i) for s in ("train", "val") for n in "ab" for i in range(4)):
-        (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
-        content = cv2.imencode(".jpg", random.integers(0, 256, (34, 34, 3), dtype=np.uint8))[1].tobytes()
-        (tmp_path / "data" / split / name / f"{number}.jpg").write_bytes(content)
+    write_classes(tmp_path / "data", count=4, classes="ab")
     words = ("--data", "data", *CIFAR, "--epochs", 2, "--batch-size", 4, "--workers", 0, "--deterministic")
     runs = [launch("train_cls.py", *words, "--output", name, cwd=tmp_path, first=print_flags) for name in "ab"]
     for run in runs:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from conftest import write_classes
 
 from backbones.errors import UserError
 from tools.cli.parsing import parse
@@ -141,9 +141,7 @@ def test_a_detector_and_a_segmenter_train_on_a_share(coco_mini: Path):
 
 
 def test_a_classifier_trains_on_a_share(tmp_path: Path):
-    for split, name, number in ((s, n, i) for s in ("train", "val") for n in "ab" for i in range(4)):
-        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / split / name / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    write_classes(tmp_path, count=4, classes="ab")
     options = parse(TrainClassifierOptions, description="", argv=["--data", str(tmp_path), "--fraction", "0.5"])
     source = ClassificationTask().build_data(options, BadImages(tmp_path, skip=False, seed=0))
     assert (source.train_size, source.val_size) == (4, 8)
