@@ -104,7 +104,7 @@ class TrainedClassifier(TrainedModel[list[Tensor], Ranking]):
         return ClassSet(tuple(self.classes[i] for i in labels.tolist()), scores[labels], labels, scores)
 
 
-@known_keywords("classification.load")
+@known_keywords("classification.load", typed=True)
 def load(
     run: str | os.PathLike[str],
     *,

@@ -68,6 +68,7 @@ class Predictor(nn.Module):
         models = [models] if isinstance(models, FasterRCNN) else models
         if not models:
             raise UserError("models: the list is empty; give at least one model")
+        sizes = tuple(sizes)
         if min(sizes, default=1) < 1:
             raise UserError(f"sizes={list(sizes)}: must be above 0 pixels")
         if nms is not None and not 0 < nms <= 1:

@@ -86,7 +86,7 @@ class TrainedDetector(TrainedModel[Tensor, Detections]):
         return Detections(boxes.float(), scores.float(), ids, names, categories=self.categories.names)
 
 
-@known_keywords("detection.load")
+@known_keywords("detection.load", typed=True)
 def load(
     run: str | os.PathLike[str],
     *,

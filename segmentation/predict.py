@@ -46,6 +46,7 @@ class Predictor(nn.Module):
         flip: bool = False,
     ) -> None:
         super().__init__()
+        scales = tuple(scales)
         if tile and min_size:
             raise UserError(
                 f"tile {tile} and min_size {min_size}: cannot be combined, because tiles are cut from images that are "
@@ -57,7 +58,7 @@ class Predictor(nn.Module):
                 "of 0 or above, 0 <= overlap < 1, and scales above 0"
             )
         self.model, self.min_size, self.tile, self.overlap = model, min_size, tile, overlap
-        self.scales, self.flip = tuple(scales), flip
+        self.scales, self.flip = scales, flip
 
     @torch.no_grad()
     def forward(self, images: Sequence[Tensor] | Tensor) -> list[Tensor]:

@@ -74,7 +74,7 @@ class TrainedSegmenter(TrainedModel[Tensor, LabelMap]):
         return (image - mean) / std
 
 
-@known_keywords("segmentation.load")
+@known_keywords("segmentation.load", typed=True)
 def load(
     run: str | os.PathLike[str],
     *,

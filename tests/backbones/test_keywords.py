@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,33 @@ def test_an_unknown_keyword_is_named_with_those_that_exist(function: Callable[..
         UserError, match=rf"{package}\.(build|load): unknown keyword 'colour'; .*keywords are .*{known}"
     ):
         function("resnet20", colour=0.5)
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"),
+    [
+        (segmentation.load, {"scales": 0.5}, "scales=0.5: expected a list of numbers"),
+        (segmentation.load, {"tile": "256"}, "tile='256': expected a whole number"),
+        (segmentation.load, {"flip": "no"}, "flip='no': expected true or false"),
+        (detection.load, {"sizes": "640"}, "sizes='640': expected a list of numbers"),
+        (detection.load, {"nms": [0.5]}, "nms=[0.5]: expected a number"),
+        (classification.load, {"top": 2.5}, "top=2.5: expected a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_named_and_not_the_file(load: Callable[..., Any], given: dict, expected: str):
+    with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+        load("run", **given)
+
+
+def test_numbers_of_other_libraries_are_taken_for_options():
+    options = {
+        "tile": np.int64(64),
+        "scales": np.array([0.5, 1.0]),
+        "flip": np.bool_(True),
+        "overlap": torch.tensor(0.2),
+    }
+    with pytest.raises(UserError, match="no such run folder or weights file"):
+        segmentation.load("run", **options, min_size=None)
 
 
 def test_whole_numbers_of_other_libraries_are_taken():

@@ -250,6 +250,8 @@ def test_models_stream_filter_and_draw(tiny_runs: dict[str, Path], small_shapes:
         whole[0].named("strar")
     with pytest.raises(UserError, match="classes='strar': the model has no such class; choose among star"):
         detection.load(tiny_runs["det"], classes=["strar"])
+    assert detection.load(tiny_runs["det"], sizes=np.array([48, 64]))(files[:1])
+    assert segmentation.load(tiny_runs["seg"], scales=np.array([0.5, 1.0]))(files[:1])
     with pytest.raises(UserError, match="classes=3: the model has no such class"):
         detection.load(tiny_runs["det"], classes=[3])
     with pytest.raises(UserError, match="classes=3: expected a list of the names of classes"):
