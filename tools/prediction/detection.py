@@ -30,6 +30,7 @@ class DetectionPrediction:
     def __init__(self, model: TrainedDetector, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.batch_size = model, settings.batch_size
         self.read: Read[Tensor] = partial(read_image_file, model.read)
+        self.limits_sizes = True
         # The model itself leaves out lower scores, if --score names a limit.
         self.drawn_score = DRAWN_SCORE if settings.score is None else 0.0
         chosen = choose_classes(settings.class_names, model.categories.names)

@@ -28,6 +28,7 @@ from tools.prediction.detection_files import require_forms
 from tools.prediction.inputs import Content, InputFile, count_images, stream
 from tools.prediction.naming import NumberedImage, number_images
 from tools.prediction.outputs import PictureWriter
+from tools.prediction.parallel import Division, divide, predict_in_order
 from tools.prediction.segmentation import SegmentationPrediction
 from tools.prediction.settings import PredictionSettings
 from tools.prediction.tasks import AnyTask, PredictionTask
@@ -109,6 +110,24 @@ def set_up_cpu(settings: PredictionSettings) -> None:
     torch.set_flush_denormal(True)
 
 
+def divide_cpu(task: AnyTask, settings: PredictionSettings, *, images: int | None) -> Division:
+    """Choose how many batches to predict at once, and give each its CPU threads.
+
+    One batch after the other is predicted on GPUs, by exported files, whose libraries divide the cores by themselves,
+    of streams, whose images wait for each other, and where large images could fill the memory.
+
+    Args:
+        images: number of all images; None for streams.
+    """
+    threads = torch.get_num_threads()
+    is_divided = task.model.device.type == "cpu" and not is_exported(task.model.trained.path) and task.limits_sizes
+    if images is None or not is_divided:
+        return Division(1, settings.batch_size, threads)
+    division = divide(settings.batch_size, threads, images=images)
+    torch.set_num_threads(division.threads)
+    return division
+
+
 def predict_all(
     task: AnyTask,
     inputs: Sequence[InputFile],
@@ -136,17 +155,23 @@ def predict_all(
 
     workers = min(MOST_WORKERS, cores()) if settings.workers is None else settings.workers
     images = number_images(stream(inputs, task.read, workers=workers), inputs, on_problem=report)
+    count = count_images(inputs)
+    division = divide_cpu(task, settings, images=count)
     with (
         PictureWriter(folder / "pictures", enabled=settings.draw) as pictures,
         # A message that is printed while a bar still waits for its delay would end without a new line.
-        tqdm(total=count_images(inputs), unit="img", dynamic_ncols=True, delay=0.0 if print_problems else SHORT) as bar,
+        tqdm(total=count, unit="img", dynamic_ncols=True, delay=0.0 if print_problems else SHORT) as bar,
         as_keyboard_interrupt(signal.SIGTERM),
     ):
         try:
-            for batch in batches(images, task, settings.batch_size):
+            found = predict_in_order(
+                batches(images, task, division.size),
+                lambda batch: task.predict([image.content for image in batch]),
+                at_once=division.batches,
+            )
+            for batch, results in found:
                 if not summary.images:
                     create_folder(folder)
-                results = task.predict([image.content for image in batch])
                 for image, result in zip(batch, results, strict=True):
                     task.add(image, result, pictures)
                     summary.images += 1

@@ -1,0 +1,102 @@
+"""Batches are predicted at once, in threads, and their results come in order."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tools import predict
+from tools.prediction.parallel import Division, divide, predict_in_order
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "threads", "images", "expected"),
+    [
+        (8, 2, 100, Division(2, 4, 1)),
+        (8, 16, 100, Division(4, 2, 4)),  # at most four at once
+        (8, 2, 1, Division(1, 1, 2)),  # one image has all threads
+        (8, 2, 3, Division(2, 1, 1)),  # not two images in one batch and one in the other
+        (1, 4, 100, Division(1, 1, 4)),  # no more images at once than the user allows
+        (8, 1, 100, Division(1, 8, 1)),
+        (8, 3, 0, Division(1, 1, 3)),
+    ],
+)
+def test_images_and_threads_are_divided(batch_size: int, threads: int, images: int, expected: Division):
+    assert divide(batch_size, threads, images=images) == expected
+
+
+def test_results_come_in_order_and_a_limited_number_of_batches_runs_at_once():
+    lock, running, most = threading.Lock(), [0], [0]
+    read: list[int] = []
+
+    def source():
+        for number in range(12):
+            read.append(number)
+            yield [number, -number]
+
+    def predict_batch(batch: list[int]) -> list[int]:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.02 if batch[0] % 3 == 0 else 0)  # the first batches end last
+        with lock:
+            running[0] -= 1
+        return [10 * image for image in batch]
+
+    found = predict_in_order(source(), predict_batch, at_once=3)
+    assert next(found) == ([0, 0], [0, 0])
+    assert len(read) == 5  # not the whole folder
+    assert [batch for batch, _ in found] == [[number, -number] for number in range(1, 12)]
+    assert most[0] == 3
+    for batch, results in predict_in_order(source(), predict_batch, at_once=1):
+        assert results == [10 * image for image in batch]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_error_of_a_batch_comes_after_the_results_before_it(at_once: int):
+    def predict_batch(batch: list[int]) -> list[int]:
+        if batch[0] == 2:
+            raise ValueError("second")
+        return batch
+
+    found = predict_in_order([[1], [2], [3]], predict_batch, at_once=at_once)
+    assert next(found) == ([1], [1])
+    with pytest.raises(ValueError, match="second"):
+        next(found)
+
+
+@pytest.mark.parametrize("task", ["det", "cls", "seg"])
+def test_two_threads_write_the_same_results_as_one(task: str, tiny_runs: dict[str, Path], tmp_path: Path):
+    # Detectors compute batches of images of one size; 9 images of three sizes make several batches.
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 256, (48 + 8 * (number % 3), 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    written: list[bytes] = []
+    for threads, size in ((1, 4), (2, 8)):  # both make batches of 4, so that rounding is the same
+        folder = tmp_path / f"with-{threads}"
+        words = [
+            "--run",
+            tiny_runs[task],
+            "--threads",
+            threads,
+            "--workers",
+            0,
+            "--batch-size",
+            size,
+            "--output",
+            folder,
+        ]
+        words += ["--score", 0.0] if task == "det" else ["--tile", 48] if task == "seg" else []
+        predict.main([*map(str, words), str(tmp_path / "[0-9].png")])
+        assert torch.get_num_threads() == 1  # two threads predict a batch each
+        assert json.loads((folder / "summary.json").read_text())["pictures"] == 9
+        results = {"det": "predictions.json", "cls": "predictions.csv", "seg": "labels/4.png"}[task]
+        written.append((folder / results).read_bytes())
+    assert written[0] == written[1]
