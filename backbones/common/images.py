@@ -259,7 +259,8 @@ def _of_array(array: np.ndarray) -> Tensor:
     if array.dtype.kind != "f" and array.dtype != np.uint8:
         raise UserError(f"an array of {array.dtype}: expected uint8, or floats in 0..1")
     values = array if array.dtype == np.uint8 else array.astype(np.float32)
-    return torch.from_numpy(np.require(values.transpose(2, 0, 1), requirements=["C", "W"]))
+    # Keep the memory order of the decoder, with the channels last.
+    return torch.from_numpy(np.require(values, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool, bits: int) -> np.ndarray:
