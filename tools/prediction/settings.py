@@ -33,7 +33,7 @@ class PredictionSettings(DeviceOptions):
             of the pixels, in coco and yolo. png: an image for each image, in masks/, whose pixels hold the number of
             their detection.
         video_stride: of videos, cameras and streams, predict only every frame of this number.
-        batch_size: number of images in a batch.
+        batch_size: number of images that are predicted at once; on a CPU they are divided among the cores.
         workers: processes that read images; absent: one per core, at most four.
         threads: CPU threads of the model; absent: $OMP_NUM_THREADS if it is set, else one per core.
         precision: precision of the model's computation; absent: the run's own.
