@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detection.preprocess import Preprocessor
 from tools.exports.exportable import RawPipeline
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 # Sides are computed in double precision, as PyTorch computes them, because they are rounded down. The smaller factor is
 # not taken with Min, because OpenVINO 2026.4 inverts quotients that it fuses with Min.
@@ -174,6 +178,8 @@ def join_raw(path: Path, raw: RawPipeline) -> None:
     model = onnx.load(path)
     versions = {"ir_version": model.ir_version, "opset_imports": list(model.opset_import)}
     before, after = (helper.make_model(parser.parse_graph(text), **versions) for text in (raw.before, raw.after))
+    for part in (before, after):
+        _drop_unused(part.graph)
     names = [each.name for each in model.graph.output]
     read = [each.name for each in after.graph.input if each.name != raw.carried]
     made = [each.name for each in after.graph.output]
@@ -196,3 +202,11 @@ def join_raw(path: Path, raw: RawPipeline) -> None:
     helper.set_model_props(whole, {each.key: each.value for each in model.metadata_props})
     onnx.checker.check_model(whole)
     onnx.save(whole, path)
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Remove the constants that no node reads, in place. Programs that open the file would be warned of each."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [each for each in graph.initializer if each.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -64,13 +64,21 @@ def test_the_scripts_are_short_and_import_three_packages() -> None:
         assert imported <= {"json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
+def unused_constants(path: Path) -> set[str]:
+    """Return the names of the constants of an ONNX file that no node of its main graph reads."""
+    graph = pytest.importorskip("onnx").load(path).graph
+    return {each.name for each in graph.initializer} - {name for node in graph.node for name in node.input}
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_the_classifying_script_answers_as_load(
-    tiny_backbone: str, pictures: list[Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: str, pictures: list[Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, multi_label: bool
 ) -> None:
     torch.manual_seed(0)
     model = classification.build(tiny_backbone, 3)
     seen = {"in_channels": 3, "crop_size": 48, "resize_size": 64, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     meta = {"task": "classification", "classes": ["a", "b", "c"], "input": seen, "model": {"backbone": tiny_backbone}}
+    meta |= {"multi_label": True, "thresholds": dict.fromkeys("abc", 0.0)} if multi_label else {}
     run = saved(model, tmp_path / "model.safetensors", meta)
     export.main(["--run", str(run), "--images", str(pictures[0].parent)])
     loaded = classification.load(run, precision="fp32")
@@ -87,18 +95,27 @@ def test_the_classifying_script_answers_as_load(
 def test_the_labelling_script_answers_as_load(
     tiny_backbone: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A thin image is enlarged to the least side; its scores are shrunk as `load` does, without antialiasing."""
     torch.manual_seed(0)
-    options = SegmenterOptions(tiny_backbone, "fcn32s", weights="none", aux=False)
+    options = SegmenterOptions(tiny_backbone, "fcn8s", weights="none", aux=False)
     model = segmentation.build(tiny_backbone, 3, head=options.head, aux=False)
+    assert model.fusion is not None
+    for scores in model.fusion.scores:
+        torch.nn.init.normal_(scores.weight)  # they begin at zero
     seen = {"in_channels": 3, "min_size": 0, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
     colours = [[0, 0, 0], [9, 0, 0], [0, 9, 0]]
     meta = {"task": "segmentation", "classes": ["a", "b", "c"], "colours": colours, "input": seen}
     run = saved(model, tmp_path / "model.safetensors", {**meta, "model": asdict(options)})
     export.main(["--run", str(run), "--images", str(pictures[0].parent)])
-    loaded = segmentation.load(run, precision="fp32")
-    for path in pictures[:4]:
+    loaded, file = segmentation.load(run, precision="fp32"), segmentation.load(tmp_path / "model.onnx")
+    thin = tmp_path / "pictures" / "thin.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 4, 3), dtype=np.uint8)).save(thin)
+    for path in (*pictures[:4], thin):
         run_script("Label", tmp_path / "model.onnx", path, tmp_path / "labels.png", monkeypatch=monkeypatch)
-        found, expected = np.asarray(Image.open(tmp_path / "labels.png")), loaded(path).labels.numpy()
+        found, expected = (
+            np.asarray(Image.open(tmp_path / "labels.png")),
+            (file if path == thin else loaded)(path).labels.numpy(),
+        )
         assert found.shape == expected.shape and (found == expected).mean() > 0.999
 
 
@@ -130,3 +147,4 @@ def test_a_raw_segmentation_file_takes_images_of_any_size(
         assert (found == expected).mean() > (0.98 if min_size else 0.999)
         assert (file(picture).labels.numpy() == expected).mean() > 0.999
     assert file.model.file.metadata["preparation"]["in the file"] is True
+    assert not unused_constants(path)  # onnxruntime would print a warning about each
