@@ -18,6 +18,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from backbones.common.bits import WHOLE_BITS, upper_bits
+from backbones.common.channels_last import to_tensor
 from backbones.errors import UserError, counted
 
 # A path, a PIL image, an array [H, W, C] or a tensor [C, H, W].
@@ -259,8 +260,7 @@ def _of_array(array: np.ndarray) -> Tensor:
     if array.dtype.kind != "f" and array.dtype != np.uint8:
         raise UserError(f"an array of {array.dtype}: expected uint8, or floats in 0..1")
     values = array if array.dtype == np.uint8 else array.astype(np.float32)
-    # Keep the memory order of the decoder, with the channels last.
-    return torch.from_numpy(np.require(values, requirements=["C", "W"])).permute(2, 0, 1)
+    return to_tensor(values)
 
 
 def _of_pil(image: PIL.Image.Image, *, grey: bool, apply_exif: bool, bits: int) -> np.ndarray:

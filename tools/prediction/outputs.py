@@ -13,7 +13,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from backbones.common.encoding import encode_jpeg
+from backbones.common.encoding import LARGEST, encode_jpeg
 from backbones.errors import UserError
 from tools.prediction.inputs import InputFile, read_header
 from tools.prediction.sound import MISSING, add_sound, can_add_sound
@@ -91,6 +91,8 @@ class PictureWriter:
     def _finish_first(self) -> None:
         picture = self.pending.popleft()
         image = picture.job.result()
+        if not picture.is_frame and max(image.shape[:2]) > LARGEST:
+            self.notes.append(f"{picture.path}: is reduced, because a JPEG has at most {LARGEST:,} pixels a side")
         if picture.is_frame:  # the frames of a video must be written in order, so this thread writes them
             self._write_frame(picture.path, picture.source, image)
 
@@ -122,5 +124,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _draw_and_write(draw: Callable[[], np.ndarray], path: Path) -> np.ndarray:
     image = draw()
-    write_bytes(path, encode_jpeg(image, QUALITY))
+    step = -(-max(image.shape[:2]) // LARGEST)
+    write_bytes(path, encode_jpeg(image[::step, ::step], QUALITY))
     return image

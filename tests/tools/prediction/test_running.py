@@ -1,10 +1,11 @@
-"""Batches are predicted at once, in threads, and their results come in order."""
+"""Batches are predicted at once, in threads; their results come in order, and drawings are written beside them."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from backbones.common.images import image_size
 from tools import predict
+from tools.prediction.inputs import InputFile
+from tools.prediction.outputs import PictureWriter
 from tools.prediction.parallel import Division, divide, predict_in_order
 
 
@@ -100,3 +104,14 @@ def test_two_threads_write_the_same_results_as_one(task: str, tiny_runs: dict[st
         results = {"det": "predictions.json", "cls": "predictions.csv", "seg": "labels/4.png"}[task]
         written.append((folder / results).read_bytes())
     assert written[0] == written[1]
+
+
+def test_a_drawing_that_is_too_large_for_a_jpeg_is_reduced(tmp_path: Path):
+    sizes = {"wide": (4, 65_501, 3), "fits": (4, 65_500, 3)}
+    with PictureWriter(tmp_path, enabled=True) as pictures:
+        for name, size in sizes.items():
+            draw = partial(np.zeros, size, np.uint8)
+            pictures.add(name, InputFile(tmp_path / name, name), draw, is_frame=False)
+    found = {name: image_size(tmp_path / f"{name}.jpg", apply_exif=False) for name in sizes}
+    assert found == {"wide": (2, 32_751), "fits": (4, 65_500)}
+    assert pictures.notes == [f"{tmp_path / 'wide.jpg'}: is reduced, because a JPEG has at most 65,500 pixels a side"]
