@@ -35,7 +35,7 @@ class RankOptions:
     """Data, candidates and output.
 
     Args:
-        data: folder of the data set.
+        data: folder of the data set, or a file that names its images, such as a CSV file or YOLO's data.yaml.
         backbones: names or patterns with commas between; NAME=WEIGHTS has weights of its own.
         weights: weights of the other names, with commas between; each name is ranked with each. none is random.
         weights_from: program that made the weights files, such as detectron2 or moco, as --weights-from of a training

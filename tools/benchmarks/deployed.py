@@ -30,7 +30,7 @@ from detection.options import DetectorOptions
 from segmentation.options import SegmenterOptions
 from tools.benchmarks.rounds import Step
 from tools.exports import files, int8
-from tools.exports.evaluation import evaluated
+from tools.exports.evaluation import absent_data, evaluated
 from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
 from tools.exports.openvino_files import write_openvino
@@ -169,11 +169,8 @@ class TrainedRun:
         Raises:
             UserError: one of them is missing.
         """
-        data = find(name).config.get("data")
-        if data is not None and not Path(str(data)).is_dir():
-            raise UserError(
-                f"--nets {name}: the data of the run, {data}, is not here; put it there, or leave the run out"
-            )
+        if absent := absent_data(find(name).config):
+            raise UserError(f"--nets {name}: the data of the run, {absent}, is not here; put it there, or leave it out")
         return cls(name)
 
     def save(self, folder: Path) -> tuple[Path, list[Path]]:

@@ -26,9 +26,10 @@ NOTES = (
     "computed within each round; the tables show medians over the rounds. MB is the peak of two predictions in a fresh "
     "process, beyond the memory of a process that has loaded PyTorch: weights, activations, and onnxruntime's or "
     "OpenVINO's own code.",
-    "The score is AP, mIoU or top-1 accuracy in percent, on the validation images of a run that `--nets` names; up to "
-    "64 of these images give the ranges of the 8-bit files. Change is the score minus PyTorch's in fp32, with its 95 % "
-    "interval over images. Other models have random weights: their detectors score all proposals but return few boxes.",
+    "The score is AP, mIoU, mAP or top-1 accuracy in percent, on the validation images of a run that `--nets` names; "
+    "up to 64 images of its data give the ranges of the 8-bit files. Change is the score minus PyTorch's in fp32, with "
+    "its 95 % interval over images. Other models have random weights: their detectors score all proposals but return "
+    "few boxes.",
 )
 
 

@@ -122,15 +122,16 @@ def open_data(root: Path, count: int, task: Task | None = None, *, ignore_index:
     """Open at most `count` training images, spread evenly over the data set.
 
     Args:
-        task: task of the data; None to recognise it from the folder as the checks do: label maps, then boxes, then
-            class folders. A folder with both label maps and boxes needs the task.
+        root: folder of the data set, or a file that names its images, such as a CSV file or YOLO's data.yaml.
+        task: task of the data; None to recognise it as the checks do: label maps, then boxes, then class folders. A
+            folder with both label maps and boxes needs the task.
         ignore_index: number in label maps of pixels that do not count.
 
     Raises:
-        UserError: the folder does not exist, its layout is unknown, or a file is malformed.
+        UserError: the data do not exist, their layout is unknown, or a file is malformed.
     """
-    if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder; check the path")
+    if not root.exists():
+        raise UserError(f"--data {root}: no such folder or file; check the path")
     has_boxes, has_labels = layout_of(root) is not None, is_label_folder(root)
     if task is None and has_boxes and has_labels:
         raise UserError(f"--data {root}: has boxes and label maps; choose with --task detection or --task segmentation")

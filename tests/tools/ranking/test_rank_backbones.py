@@ -98,6 +98,21 @@ def test_ranks_data_of_every_task(make, task: str, levels: str, tmp_path: Path, 
     assert {path: path.stat().st_mtime_ns for path in (output / "features").iterdir()} == kept
 
 
+def test_files_that_name_the_images_are_data_too(tmp_path: Path):
+    folders = class_folders(tmp_path / "a")
+    rows = [f"{path.relative_to(folders)},{path.parent.name}" for path in sorted(folders.rglob("*.png"))]
+    (folders / "labels.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    listed = open_data(folders / "labels.csv", 100)
+    assert (listed.task, listed.classes, len(listed.names)) == ("classification", ("c0", "c1", "c2"), 12)
+    # YOLO's file, beside images/train and labels/train.
+    paint(tmp_path / "b" / "images" / "train" / "0.png", COLOURS[0], (0, 0, 32, 48), 0)
+    (tmp_path / "b" / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "b" / "labels" / "train" / "0.txt").write_text("0 0.25 0.5 0.5 1\n")
+    (tmp_path / "b" / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [red]\n")
+    boxed = open_data(tmp_path / "b" / "data.yaml", 100)
+    assert (boxed.task, boxed.classes, len(boxed.names)) == ("detection", ("background", "red"), 1)
+
+
 def test_features_are_computed_again_if_labels_or_pixels_change(tmp_path: Path):
     data = boxes(tmp_path)
     seen = {fingerprint(open_data(data, 8))}
