@@ -49,7 +49,7 @@ class ClassificationPrediction:
         self.chosen = chosen
         read = partial(read_pixels, in_channels=model.model.backbone.in_channels, bits=model.trained.bits)
         self.read: Read[ViewsAndPicture] = partial(_read_views, model.read, read, settings.draw)
-        self.limits_sizes = True
+        self.limits_memory = True
         self.rows: list[tuple[int, str, Ranking]] = []
 
     def pixels(self, content: ViewsAndPicture) -> int:

@@ -30,13 +30,13 @@ class DetectionPrediction:
     def __init__(self, model: TrainedDetector, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.batch_size = model, settings.batch_size
         self.read: Read[Tensor] = partial(read_image_file, model.read)
-        self.limits_sizes = True
         # The model itself leaves out lower scores, if --score names a limit.
         self.drawn_score = DRAWN_SCORE if settings.score is None else 0.0
         chosen = choose_classes(settings.class_names, model.categories.names)
         self.chosen_ids = {model.categories.ids[index] for index in chosen}
         side = model.model.transform.min_size[-1] if settings.tile == "auto" else settings.tile
         self.tiles = Tiles(side, OVERLAP if settings.overlap is None else settings.overlap) if side else None
+        self.limits_memory = self.tiles is None  # an image in tiles needs as much as a batch of images
         if settings.masks_as != "rle" and not model.model.has_masks:
             raise UserError(f"--masks-as {settings.masks_as}: the model predicts no masks; leave the option out")
         self.forms = open_forms(settings.forms, folder, model.categories, masks_as=settings.masks_as)

@@ -120,7 +120,7 @@ def divide_cpu(task: AnyTask, settings: PredictionSettings, *, images: int | Non
         images: number of all images; None for streams.
     """
     threads = torch.get_num_threads()
-    is_divided = task.model.device.type == "cpu" and not is_exported(task.model.trained.path) and task.limits_sizes
+    is_divided = task.model.device.type == "cpu" and not is_exported(task.model.trained.path) and task.limits_memory
     if images is None or not is_divided:
         return Division(1, settings.batch_size, threads)
     division = divide(settings.batch_size, threads, images=images)

@@ -25,11 +25,11 @@ class PredictionTask(Protocol[Content, Result]):
 
     Attributes:
         read: converts a path or an array to the content of an image; called in data-loading workers.
-        limits_sizes: whether the model computes large images at a limited size, or in tiles.
+        limits_memory: whether the model needs no more memory for a large image than for a small one.
     """
 
     read: Read[Content]
-    limits_sizes: bool
+    limits_memory: bool
 
     @property
     def model(self) -> TrainedModel[Any, Result]:
