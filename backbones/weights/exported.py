@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -187,9 +188,12 @@ def open_openvino(path: Path, threads: int) -> Engine:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     with kept_signal_stack():
         compiled = openvino.compile_model(model, "CPU", settings)
+    requests = threading.local()  # a request computes for one thread at a time
 
     def run(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        found = compiled(list(arrays))
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        found = requests.own.infer(list(arrays))
         return [found[output] for output in compiled.outputs]
 
     return Engine(json.loads(text), tuple(each.any_name for each in compiled.inputs), run)

@@ -21,15 +21,20 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 # Also computed in 8 bits where all that follows are layers. A detector adds and multiplies coordinates of boxes too,
 # which 8 bits would ruin, and of which an image without detections has none.
 BETWEEN_LAYERS = ("Add", "MaxPool", "GlobalAveragePool", "ReduceMean")
+# Layers of a detector that give scores and deltas of boxes, by the name of their weights. They stay in floats: 256
+# steps would make scores equal and boxes coarse. They are small, so the file is as fast.
+PREDICTORS = ("cls_logits", "cls_score", "bbox_pred")
 LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused if its accuracy is not known
 # Writes the 8-bit version argv[2] of the file argv[1], of the kind argv[4]: calibrated with the inputs argv[3], with
-# 8-bit operators of the types argv[5:]. A crash of the native library ends this process and not the export.
+# 8-bit operators of the types argv[6:], without those whose weights argv[5] names. A crash of the native library ends
+# this process and not the export.
 PROGRAM = """
 import sys
 import numpy as np
+import onnx
 from onnxruntime import quantization as q
 
-source, target, inputs, kind, *operators = sys.argv[1:]
+source, target, inputs, kind, names_in_floats, *operators = sys.argv[1:]
 if kind == "dynamic":
     q.quantize_dynamic(source, target, weight_type=q.QuantType.QUInt8)
     sys.exit()
@@ -48,6 +53,11 @@ class Calibration:  # gives the inputs of one image after the other to onnxrunti
         return {name: arrays[f"{self.number - 1} {name}"] for name in names}
 
 
+in_floats = [
+    node.name
+    for node in onnx.load(source, load_external_data=False).graph.node
+    if any(f".{name}." in f".{weights}" for name in names_in_floats.split(",") for weights in node.input)
+]
 q.quantize_static(
     source,
     target,
@@ -57,6 +67,7 @@ q.quantize_static(
     activation_type=q.QuantType.QUInt8,
     weight_type=q.QuantType.QInt8,
     op_types_to_quantize=operators,
+    nodes_to_exclude=in_floats,
 )
 """
 
@@ -130,7 +141,7 @@ def quantise(
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         save_inputs(inputs, exportable.inputs, items)
-        reason = run_alone(PROGRAM, source, target, inputs, kind, *layers, folder=Path(folder))
+        reason = run_alone(PROGRAM, source, target, inputs, kind, ",".join(PREDICTORS), *layers, folder=Path(folder))
     if reason:
         raise UserError(f"onnxruntime cannot quantise this model ({reason}); leave --int8 out")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,13 @@ def test_a_file_of_openvino_is_measured(cls_folder: Path, tmp_path: Path):
     assert found.images == run.results["images"]
     # Logits of an exported file may differ by 1e-3 (tools.exports.exportable.TOLERANCE), and so may their loss.
     assert found.metrics["nll"] == pytest.approx(run.results["nll"], abs=1e-3)
+    # Threads may share the file, as they may share a run.
+    images = [np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8) for number in range(4)]
+    model = classification.load(tmp_path / "model.xml")
+    expected = [model(image).probabilities.tolist() for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda number: model(images[number % 4]).probabilities.tolist(), range(64)))
+    assert answers == 16 * expected
 
 
 def test_files_that_do_not_fit_take_one_line(tiny_runs: dict[str, Path], cls_folder: Path, tmp_path: Path):

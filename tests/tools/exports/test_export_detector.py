@@ -246,8 +246,12 @@ def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile
         found = ExportedFile(path)(*exportable.blanks[1])
         assert found[0].shape == (0, 4) and found[4].shape == (0, 14, 14)
         assert detection.load(path)(noise(60, 100)).boxes.shape[1] == 4
-    kinds = {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in nodes}
+    # Weights of 8 bits come from a DequantizeLinear; those of the layers that give scores and deltas come as they are.
+    layers = [node.input[1] for node in nodes if node.op_type in int8.LAYERS]
+    assert {name.split(".")[-2] for name in layers if name.endswith(".weight")} == set(int8.PREDICTORS)
+    assert sum(name.endswith("_DequantizeLinear_Output") for name in layers) > 10
     graph = onnx.load(tmp_path / "fp16.onnx").graph
     halves = {each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT16}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
