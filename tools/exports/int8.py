@@ -26,15 +26,16 @@ BETWEEN_LAYERS = ("Add", "MaxPool", "GlobalAveragePool", "ReduceMean")
 PREDICTORS = ("cls_logits", "cls_score", "bbox_pred")
 LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refused if its accuracy is not known
 # Writes the 8-bit version argv[2] of the file argv[1], of the kind argv[4]: calibrated with the inputs argv[3], with
-# 8-bit operators of the types argv[6:], without those whose weights argv[5] names. A crash of the native library ends
-# this process and not the export.
+# 8-bit operators of the types argv[7:], without those whose weights argv[5] names. Ranges of activations are the
+# extremes of all images, or if argv[6] is "mean" the mean extremes of an image. A crash of the native library ends this
+# process and not the export.
 PROGRAM = """
 import sys
 import numpy as np
 import onnx
 from onnxruntime import quantization as q
 
-source, target, inputs, kind, names_in_floats, *operators = sys.argv[1:]
+source, target, inputs, kind, names_in_floats, ranges, *operators = sys.argv[1:]
 if kind == "dynamic":
     q.quantize_dynamic(source, target, weight_type=q.QuantType.QUInt8)
     sys.exit()
@@ -68,6 +69,7 @@ q.quantize_static(
     weight_type=q.QuantType.QInt8,
     op_types_to_quantize=operators,
     nodes_to_exclude=in_floats,
+    extra_options={"CalibMovingAverage": ranges == "mean"},
 )
 """
 
@@ -137,11 +139,14 @@ def quantise(
     Raises:
         UserError: onnxruntime cannot quantise the file, or its process ends by a signal.
     """
-    layers = [*LAYERS, *(() if exportable.metadata["task"] == "detection" else BETWEEN_LAYERS)]
+    detects = exportable.metadata["task"] == "detection"
+    layers = [*LAYERS, *(() if detects else BETWEEN_LAYERS)]
+    # For detectors the mean extremes were better, for classifiers the extremes (docs/RESULTS.md).
+    choices = ",".join(PREDICTORS), "mean" if detects else "all"
     with TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
         save_inputs(inputs, exportable.inputs, items)
-        reason = run_alone(PROGRAM, source, target, inputs, kind, ",".join(PREDICTORS), *layers, folder=Path(folder))
+        reason = run_alone(PROGRAM, source, target, inputs, kind, *choices, *layers, folder=Path(folder))
     if reason:
         raise UserError(f"onnxruntime cannot quantise this model ({reason}); leave --int8 out")
 
