@@ -52,7 +52,7 @@ def _folder_of_file(data: Path, trained: TrainedFile) -> Path:
 def image_files(folder: Path, count: int) -> list[Path]:
     """Return up to `count` images, spread evenly over all images in a folder and its sub-folders.
 
-    If the folder has a validation or test split, only that split is used.
+    If the folder has a validation or test split of enough images, only that split is used.
 
     Raises:
         UserError: there are fewer than five images.
@@ -61,7 +61,7 @@ def image_files(folder: Path, count: int) -> list[Path]:
     parts = {path: path.relative_to(folder).parts for path in list_files(folder, PIXEL_SUFFIXES).files}
     found = [path for path, names in parts.items() if not LABEL_FOLDERS & set(names)]
     held_out = [path for path in found if any(part.startswith(("val", "test")) for part in parts[path])]
-    found = held_out or found
+    found = held_out if len(held_out) >= LEAST_CHECKED else found
     if len(found) < LEAST_CHECKED:
         raise UserError(
             f"--images {folder}: holds {counted(len(found), 'image')}, but the check of an exported file needs at "
