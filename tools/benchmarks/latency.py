@@ -18,7 +18,7 @@ from tools.benchmarks.output import BarChart, BenchmarkReport, Columns, ResultTa
 from tools.benchmarks.peak import peak_memory
 from tools.benchmarks.rounds import Implementation, Step, measure, ratio
 from tools.exports import files
-from tools.exports.evaluation import Change, change
+from tools.exports.evaluation import Change, change, resample
 
 NOTES = (
     "One image at a time on the CPU, through the same `load(...)`: resizing, normalising and reading the answer are "
@@ -106,11 +106,13 @@ def _given(step: Step) -> Step:
 
 def measure_changes(model: DeployedModel, sources: dict[str, Path], runtimes: Sequence[str]) -> dict[str, Change]:
     """Return the score of each runtime and its change from PyTorch in fp32; nothing for a model without a run."""
-    base = model.score(sources[PYTORCH], "fp32")
-    if base is None:
+    first = model.score(sources[PYTORCH], "fp32")
+    if first is None:
         return {}
+    base = resample(first)
     others = {name: model.score(sources[name], bits_of(name)) for name in runtimes if name != PYTORCH}
-    return {name: change(base, other) for name, other in {PYTORCH: base, **others}.items() if other is not None}
+    scores = {PYTORCH: base} | {name: resample(score) for name, score in others.items() if score is not None}
+    return {name: change(base, score) for name, score in scores.items()}
 
 
 COLUMNS: Columns[LatencyRow] = {

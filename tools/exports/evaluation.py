@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import yaml
@@ -108,11 +108,22 @@ class Change(TypedDict):
     high: float
 
 
-def change(before: ImageScore, after: ImageScore) -> Change:
+class Resampled(NamedTuple):
+    """A score on all images, and on resamples of the images `[RESAMPLES]`; 0..1."""
+
+    whole: float
+    values: np.ndarray
+
+
+def resample(score: ImageScore) -> Resampled:
+    """Compute a score on all images and on resamples of them, which are the same for all scores of these images."""
+    return Resampled(_whole(score), resampled(score.score, size=score.size, count=RESAMPLES))
+
+
+def change(before: Resampled, after: Resampled) -> Change:
     """Compare two scores on the same images."""
-    first, second = (resampled(each.score, size=before.size, count=RESAMPLES) for each in (before, after))
-    low, high = bounds(second - first)
-    return Change(before=_whole(before), after=_whole(after), low=float(low), high=float(high))
+    low, high = bounds(after.values - before.values)
+    return Change(before=before.whole, after=after.whole, low=float(low), high=float(high))
 
 
 def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> str:
@@ -127,7 +138,7 @@ def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> st
             f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "
             f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
         )
-    found = change(before, after)
+    found = change(resample(before), resample(after))
     difference = f"{whole[1] - whole[0]:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
     return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {difference}"
 
