@@ -6,11 +6,11 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ import segmentation
 from backbones.common import precision
 from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError
-from backbones.trained import TrainedModel, find
+from backbones.trained import find
 from classification.options import ClassifierOptions
 from detection.options import DetectorOptions
 from segmentation.options import SegmenterOptions
@@ -35,16 +35,12 @@ from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
 from tools.exports.openvino_files import write_openvino
 from tools.exports.options import ExportOptions
+from tools.prediction.opening import open_model
 from tools.runs.scores import ImageScore, read_score
 
 CLASSES = 20
 CALIBRATION = 64  # images of a run that give the ranges of the 8-bit file
 PYTORCH, BF16, COMPILED = "pytorch", "pytorch-bf16", "compiled"
-LOADERS: dict[str, Callable[..., TrainedModel[Any, Any]]] = {
-    "classification": classification.load,
-    "detection": detection.load,
-    "segmentation": segmentation.load,
-}
 
 
 class DeployedModel(Protocol):
@@ -229,7 +225,7 @@ def prepare(runtime: str, file: Path, image: Path) -> Step:
         raise UserError("this CPU computes bf16 no faster than fp32")
     if runtime == COMPILED and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         raise UserError("torch.compile needs a C++ compiler, and there is none")
-    model = LOADERS[find(file).task](file, device="cpu", precision=bits_of(runtime))
+    model = open_model(file, device="cpu", precision=bits_of(runtime))
     if runtime == COMPILED:
         with contextlib.redirect_stderr(io.StringIO()):
             compiled = model.model.backbone

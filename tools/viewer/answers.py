@@ -12,9 +12,6 @@ import numpy as np
 import PIL.Image
 from numpy.typing import ArrayLike
 
-import classification
-import detection
-import segmentation
 from backbones.common.colours import Colour, colour_of
 from backbones.common.explanation import Explanation
 from backbones.common.files import JsonObject
@@ -26,14 +23,12 @@ from detection.explain import explain as explain_detection
 from detection.results import Detection, Detections
 from detection.trained import TrainedDetector
 from segmentation.results import LabelMap
-from segmentation.trained import TrainedSegmenter
+from tools.prediction.opening import open_model
 
 TINT = 115  # opacity of a mask, 0..255
 FIRST_SCORE = 0.5  # where the slider stands at first without a best score
 TOP = 10  # classes in a ranking
 HEAT_SIDE = 1200  # longer side in pixels that the picture of a heat map has at most
-
-Model = TrainedClassifier | TrainedDetector | TrainedSegmenter
 
 
 class ShownRun:
@@ -50,7 +45,7 @@ class ShownRun:
 
     def __init__(self, run: str, name: str, *, device: str) -> None:
         self.name, self.trained, self._lock = name, find(run), Lock()
-        self.model = _load(run, self.trained.task, device)
+        self.model = open_model(run, device=device, top=TOP)
 
     def describe(self) -> JsonObject:
         """Return name, task, and the score at which the slider stands at first."""
@@ -99,14 +94,6 @@ class ShownRun:
             return _heat_map(
                 explain_detection(self.model, pixels, Detection((left, top, right, bottom), 0, label, name))
             )
-
-
-def _load(run: str, task: str, device: str) -> Model:
-    if task == "detection":
-        return detection.load(run, device=device)
-    if task == "segmentation":
-        return segmentation.load(run, device=device)
-    return classification.load(run, device=device, top=TOP)
 
 
 def boxes(found: Detections) -> list[JsonObject]:
