@@ -81,7 +81,7 @@ def measure_loss(run: str, file: Path, *, most: float) -> MeasuredLoss:
             for name, weights in (("before", trained.path), ("after", file))
         ]
         pairs = {key: (read_score(runs[0], key), read_score(runs[1], key)) for key in keys}
-    known = {key: pair for key, pair in pairs.items() if not isnan(_whole(pair[0]))}
+    known = {key: pair for key, pair in pairs.items() if not isnan(pair[0].whole)}
     if not known:
         return MeasuredLoss(False, f"the validation images have nothing to measure {keys[0]} on")
     return MeasuredLoss(True, "; ".join(_loss(key, *pair, most=most) for key, pair in known.items()))
@@ -92,11 +92,6 @@ def absent_data(config: JsonObject) -> str | None:
     named = (config.get(name) for name in ("data", "annotations", "images", "val_annotations", "val_images"))
     paths = (str(each) for each in named if each is not None)
     return next((path for path in paths if not os.path.exists(path)), None)
-
-
-def _whole(score: ImageScore) -> float:
-    """Return a metric on all images."""
-    return float(score.score(np.ones(score.size)))
 
 
 class Change(TypedDict):
@@ -117,7 +112,7 @@ class Resampled(NamedTuple):
 
 def resample(score: ImageScore) -> Resampled:
     """Compute a score on all images and on resamples of them, which are the same for all scores of these images."""
-    return Resampled(_whole(score), resampled(score.score, size=score.size, count=RESAMPLES))
+    return Resampled(score.whole, resampled(score.score, size=score.size, count=RESAMPLES))
 
 
 def change(before: Resampled, after: Resampled) -> Change:
@@ -132,7 +127,7 @@ def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> st
     Raises:
         UserError: the file loses more than `most`.
     """
-    size, whole = before.size, (_whole(before), _whole(after))
+    size, whole = before.size, (before.whole, after.whole)
     if not whole[0] - whole[1] <= most:  # written this way because NaN must be refused too
         raise UserError(
             f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -35,6 +36,11 @@ class ImageScore:
     digest: object
     size: int
     score: Score
+
+    @cached_property
+    def whole(self) -> float:
+        """The metric on all images, each counted once."""
+        return self.score(np.ones(self.size))
 
 
 def read_score(run: RunFolder, metric: str | None = None) -> ImageScore:
