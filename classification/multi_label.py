@@ -151,10 +151,22 @@ def f1_score(labels: np.ndarray, predicted: np.ndarray) -> float | None:
     return 2 * int((labels & predicted).sum()) / total if total else None
 
 
+def join_names(names: Iterable[str]) -> str:
+    """Join names of classes to one cell of a CSV file, with `;` between; a name with `;` stands in quotes."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=";", lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+def split_names(cell: str) -> list[str]:
+    """Return the names of classes that `join_names` joined."""
+    return next(csv.reader([cell], delimiter=";"), [])
+
+
 def label_sets_csv(rows: LabelRows, names: Sequence[str], classes: Sequence[str], thresholds: np.ndarray) -> str:
     """Format `LabelSets.rows()` as CSV, one line per image.
 
-    The columns are the image's name, its true and its predicted classes with `;` between, and the probability of each
+    The columns are the image's name, its true and its predicted classes (see `join_names`), and the probability of each
     class, which is empty for an image that could not be read.
     """
     text = io.StringIO()
@@ -162,7 +174,7 @@ def label_sets_csv(rows: LabelRows, names: Sequence[str], classes: Sequence[str]
     writer.writerow(["image", "classes", "predicted", *classes])
     predicted = predicted_sets(rows["score"], thresholds)
     for row, name in enumerate(names):
-        sets = (";".join(np.array(classes)[each[row]]) for each in (rows["label"], predicted))
+        sets = (join_names(np.array(classes)[each[row]]) for each in (rows["label"], predicted))
         scores = (f"{score:.4f}" if rows["read"][row] else "" for score in rows["score"][row])
         writer.writerow([name, *sets, *scores])
     return text.getvalue()

@@ -15,6 +15,7 @@ from torch import Tensor
 from backbones.common.files import write_text
 from backbones.errors import UserError
 from classification.draw import SIDE, fitted
+from classification.multi_label import join_names
 from classification.results import ClassSet, Ranking
 from classification.trained import TrainedClassifier, read_pixels
 from tools.prediction.inputs import Read
@@ -92,7 +93,7 @@ class ClassificationPrediction:
         for _, file, found in sorted(self.rows, key=lambda row: row[0]):
             assert isinstance(found, ClassSet)
             scores = (f"{found.scores[number]:.5f}" for number in self.chosen)
-            writer.writerow([file, ";".join(found.names), *scores])
+            writer.writerow([file, join_names(found.names), *scores])
 
 
 def _read_views(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classification.multi_label import average_precision
+from classification.multi_label import average_precision, split_names
 from tools.runs.classification import malformed_predictions, read_table, require_all_images
 from tools.runs.folder import RunFolder
 
@@ -62,9 +62,9 @@ class LabelSetPredictions:
 
 
 def _has(classes: Sequence[str], joined: str) -> list[bool]:
-    """Return whether each class is in a cell that holds names with `;` between."""
+    """Return whether each class is in a cell of joined names."""
     numbers = {name: number for number, name in enumerate(classes)}
-    named = {numbers.get(name) for name in joined.split(";")} if joined else set()
+    named = {numbers.get(name) for name in split_names(joined)}
     if None in named:
         raise ValueError(f"{joined} names a class that is no column")
     return [number in named for number in range(len(classes))]

@@ -220,7 +220,7 @@ def test_the_file_is_evaluated_as_its_run(made: MadeFile, coco: CocoFolder, tmp_
 
 
 def test_the_detecting_script_of_the_page_answers_as_load(
-    made: MadeFile, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: MadeFile, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, compared = detection.load(made.run, precision="fp32", flip=False), 0
     for path in image_files(photos, 5):
@@ -233,6 +233,9 @@ def test_the_detecting_script_of_the_page_answers_as_load(
         assert set_difference(loaded(path), own, image) < 1e-3
         compared += len(own)
     assert compared > 10
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 4000, 3), np.uint8))
+    with pytest.raises(SystemExit, match=r"thin\.png: is too thin; crop the image"):
+        run_script("Detect", made.path, tmp_path / "thin.png", monkeypatch=monkeypatch)
 
 
 def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile, photos: Path, tmp_path: Path) -> None:

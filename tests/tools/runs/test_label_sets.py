@@ -9,7 +9,9 @@ import pytest
 from run_folders import write_run
 
 from backbones.errors import UserError
+from classification.multi_label import join_names, label_sets_csv, split_names
 from tools.runs.folder import RunFolder
+from tools.runs.label_sets import LabelSetPredictions
 from tools.runs.scores import read_score
 
 # A class may have the name of another column. The last image could not be read.
@@ -35,6 +37,16 @@ def test_the_map_counts_each_image_as_often_as_its_weight(tmp_path: Path):
     # Image 1 twice and image 2: sea is perfect; image has both its images at the first score.
     assert score.score(np.array([2, 1, 0, 0])) == 1
     assert np.isnan(score.score(np.array([0, 5, 0, 0])))
+
+
+def test_names_of_classes_with_semicolons_quotes_and_spaces_are_read_back(tmp_path: Path):
+    classes, labels = ("a;b", "a", 'b "c"', " d"), np.array([[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 0, 0]]) > 0
+    rows = {"label": labels, "score": labels / 2 + 0.2, "read": np.ones(3, bool)}
+    text = label_sets_csv(rows, ["1.png", "2.png", "3.png"], classes, np.full(4, 0.5))
+    found = LabelSetPredictions.read(written(tmp_path, text, images=3))
+    assert found.classes == classes and (found.labels == labels).all()
+    for names in ([], ["a"], ["a;b", "a"], ['"', "b\nc"]):
+        assert split_names(join_names(names)) == names
 
 
 @pytest.mark.parametrize(
