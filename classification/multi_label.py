@@ -154,8 +154,8 @@ def f1_score(labels: np.ndarray, predicted: np.ndarray) -> float | None:
 def join_names(names: Iterable[str]) -> str:
     """Join names of classes to one cell of a CSV file, with `;` between; a name with `;` stands in quotes."""
     text = io.StringIO()
-    csv.writer(text, delimiter=";", lineterminator="").writerow(names)
-    return text.getvalue()
+    csv.writer(text, delimiter=";").writerow(names)
+    return text.getvalue().removesuffix("\r\n")
 
 
 def split_names(cell: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_names_of_classes_with_semicolons_quotes_and_spaces_are_read_back(tmp_pa
     text = label_sets_csv(rows, ["1.png", "2.png", "3.png"], classes, np.full(4, 0.5))
     found = LabelSetPredictions.read(written(tmp_path, text, images=3))
     assert found.classes == classes and (found.labels == labels).all()
-    for names in ([], ["a"], ["a;b", "a"], ['"', "b\nc"]):
+    for names in ([], ["a"], ["a;b", "a"], ['"', "b\nc", "d\r"]):
         assert split_names(join_names(names)) == names
 
 
