@@ -8,12 +8,14 @@ import os
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import backbones
 import detection
@@ -318,6 +320,34 @@ def test_a_thin_image_keeps_a_pixel(short_side: int | None):
     assert image.shape == (3, 1, 96) and torch.isfinite(image).all()
     # x = 3 * 96 / 3000 = 0.096; the width of 0.0032 pixels becomes 0.01; y from 0 to 20 / 20
     torch.testing.assert_close(target["boxes"], torch.tensor([[0.096, 0, 0.106, 1]]))
+
+
+class Copies(TorchDispatchMode):
+    """Records the names of the operations that write a new tensor of the size of an image."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.names = size, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        if found.numel() == self.size and all(found is not each for each in args):
+            self.names.append(str(func))
+        return found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "operation"), [(torch.uint8, "aten._to_copy.default"), (torch.float32, "aten.sub.Tensor")]
+)
+def test_normalising_copies_an_image_once_and_leaves_the_original(dtype: torch.dtype, operation: str):
+    image = torch.randint(0, 256, (3, 40, 60)).to(dtype)
+    before = image.clone()
+    with Copies(image.numel()) as copies:
+        found = Preprocessor([0.5] * 3, [0.25] * 3, min_size=64, max_size=96).normalize(image)
+    assert copies.names == [operation]
+    assert torch.equal(image, before)
+    scaled = before / 255 if dtype == torch.uint8 else before
+    assert torch.equal(found, (scaled - 0.5) / 0.25)
 
 
 def test_everything_follows_from_declared_features():

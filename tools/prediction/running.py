@@ -168,6 +168,7 @@ def predict_all(
                 batches(images, task, division.size),
                 lambda batch: task.predict([image.content for image in batch]),
                 at_once=division.batches,
+                pixels=lambda image: task.pixels(image.content),
             )
             for batch, results in found:
                 if not summary.images:

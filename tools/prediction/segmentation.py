@@ -30,7 +30,7 @@ class SegmentationPrediction:
     def __init__(self, model: TrainedSegmenter, settings: PredictionSettings, folder: Path) -> None:
         self.model, self.folder = model, folder
         self.read: Read[Tensor] = model.read
-        self.limits_memory = bool(model.predictor.min_size or model.predictor.tile)  # one tile at a time
+        self.limits_memory = bool(model.predictor.tile)  # otherwise scores have the image's size
         names = settings.class_names
         self.forms, self.tables = settings.forms, Tables()
         self.chosen = choose_classes(names, model.classes.names) if names else model.classes.coloured

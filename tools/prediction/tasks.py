@@ -25,7 +25,7 @@ class PredictionTask(Protocol[Content, Result]):
 
     Attributes:
         read: converts a path or an array to the content of an image; called in data-loading workers.
-        limits_memory: whether the model needs no more memory for a large image than for a small one.
+        limits_memory: whether several batches may be predicted at once, because memory hardly grows with their images.
     """
 
     read: Read[Content]
