@@ -175,7 +175,8 @@ def label_sets_csv(rows: LabelRows, names: Sequence[str], classes: Sequence[str]
     predicted = predicted_sets(rows["score"], thresholds)
     for row, name in enumerate(names):
         sets = (join_names(np.array(classes)[each[row]]) for each in (rows["label"], predicted))
-        scores = (f"{score:.4f}" if rows["read"][row] else "" for score in rows["score"][row])
+        # All digits, so that a report and a comparison rank the images of a rare class as `compute` does.
+        scores = (str(score) if rows["read"][row] else "" for score in rows["score"][row])
         writer.writerow([name, *sets, *scores])
     return text.getvalue()
 

@@ -107,7 +107,7 @@ def test_images_that_cannot_be_read_count_as_wrong():
     text = label_sets_csv(rows, [f"{name}.png" for name in "abcdef"], CLASSES, metric.thresholds(rows))
     lines = text.splitlines()
     assert lines[0] == "image,classes,predicted,sea,sun,tree"
-    assert lines[2] == "b.png,sea;sun,sea;sun,0.4000,0.6000,0.2000" and lines[5] == "e.png,sea,,,,"
+    assert lines[2] == "b.png,sea;sun,sea;sun,0.4,0.6,0.2" and lines[5] == "e.png,sea,,,,"
     assert LabelSets(CLASSES).compute()["images"] == 0
 
 

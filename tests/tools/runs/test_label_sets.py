@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from run_folders import write_run
 
 from backbones.errors import UserError
-from classification.multi_label import join_names, label_sets_csv, split_names
+from classification.multi_label import LabelSets, join_names, label_sets_csv, split_names
 from tools.runs.folder import RunFolder
 from tools.runs.label_sets import LabelSetPredictions
 from tools.runs.scores import read_score
@@ -47,6 +48,18 @@ def test_names_of_classes_with_semicolons_quotes_and_spaces_are_read_back(tmp_pa
     assert found.classes == classes and (found.labels == labels).all()
     for names in ([], ["a"], ["a;b", "a"], ['"', "b\nc", "d\r"]):
         assert split_names(join_names(names)) == names
+
+
+def test_tiny_scores_of_a_rare_class_give_the_map_of_the_evaluation(tmp_path: Path):
+    scores = np.array([[0.9, 3e-6], [0.1, 2e-6], [0.6, 1e-6], [0.3, 1 / 3]], np.float32)
+    labels = np.array([[1, 1], [0, 0], [1, 0], [0, 0]]) > 0
+    metric = LabelSets(("common", "rare"))
+    targets = {"label": torch.from_numpy(labels), "index": torch.arange(4)}
+    metric.update(torch.from_numpy(scores), targets)
+    rows = metric.rows()
+    text = label_sets_csv(rows, [f"{number}.png" for number in range(4)], metric.classes, metric.thresholds(rows))
+    # rare: right at rank 2 of 4, so 1/2. With four decimals, three images would share the last rank: 1/4.
+    assert read_score(written(tmp_path, text)).whole == metric.compute()["mAP"] == 3 / 4
 
 
 @pytest.mark.parametrize(
