@@ -18,7 +18,7 @@ from backbones.common.images import Image, pixels_of, read_image
 from backbones.common.keywords import known_keywords
 from backbones.common.plugins import require as require_plugins
 from backbones.common.results import shown
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from backbones.norm import set_norm_eps
 from backbones.trained import TrainedFile, TrainedModel, find, options_of, require_names
 from backbones.weights.exported import is_exported
@@ -31,6 +31,7 @@ from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.published import register_models
 from detection.results import Detections, Outlines
+from detection.weights import untrained_categories
 
 register_models()
 
@@ -224,11 +225,10 @@ def from_file(path: str | os.PathLike[str], categories: CategoryMap) -> FasterRC
         raise UserError(f"{path}: is not a detector of this project; name model.safetensors of a detection run")
     require_plugins(meta.get("plugins"), where=path)
     model = rebuild(meta, path, categories=categories)
-    missing = model.load_report.missing if model.load_report else ()
-    if missing:
+    if absent := untrained_categories(model.load_report):
         raise UserError(
-            f"{path}: was not trained on {len(missing)} of the data's categories ({missing[0]}, ...); use a detector "
-            "that was trained on them"
+            f"{path}: was not trained on {len(absent)} of the data's categories ({first_names(absent)}); use a "
+            "detector that was trained on them"
         )
     return model
 

@@ -37,6 +37,7 @@ OTHER_DETECTOR = re.compile(
 )
 VERSION_1 = "roi_heads.box_head.fc6.weight"  # an entry that the published detectors of version 2 lack
 PREDICTOR = "roi_heads.box_predictor."
+ROW = f"{PREDICTOR}row of "  # and the name of a category, which stays random
 LAYERS = (("cls_score", 1), ("bbox_pred", 4))  # of a predictor, with the rows of a class
 MASK_BRANCH = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
 MASK_ROWS = "roi_heads.mask_predictor.mask_fcn_logits"
@@ -200,7 +201,7 @@ def _mapped_predictor(
         for name in (f"{part}.weight", f"{part}.bias"):
             if name in own and name in state and not _is_class_agnostic(name, own, state):
                 mapped[name] = _picked(own[name], state[name], list(both), list(both.values()), each)
-    random = [f"{PREDICTOR}row of {name}" for name, row in zip(wanted.names, rows, strict=True) if row is None]
+    random = [f"{ROW}{name}" for name, row in zip(wanted.names, rows, strict=True) if row is None]
     return {**state, **mapped}, random
 
 
@@ -211,6 +212,11 @@ def _is_class_agnostic(name: str, own: dict[str, Tensor], state: dict[str, Tenso
     """
     rows = 1 if name.startswith(MASK_ROWS) else 4 if ".bbox_pred." in name else None
     return rows in (len(own[name]), len(state[name]))
+
+
+def untrained_categories(report: LoadReport | None) -> list[str]:
+    """Return the names of the categories that a detector's weights file does not know."""
+    return [name.removeprefix(ROW) for name in (report.missing if report else ()) if name.startswith(ROW)]
 
 
 def _with_mask_branch(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

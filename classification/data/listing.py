@@ -138,7 +138,7 @@ def labels_by_name(listing: ClassListing, classes: ClassNames, *, owner: str) ->
     """
     strange = [name for name in listing.names if classes.label(name) is None]
     if strange:
-        of = f"the {len(classes.names)} classes of {owner} ({first_names(classes.names[:3])}, ...)"
+        of = f"the {len(classes.names)} classes of {owner} ({first_names(classes.names)})"
         count = f"{len(strange)} of {len(listing.names)}"
         if listing.in_folders:
             raise UserError(

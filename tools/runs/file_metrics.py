@@ -14,7 +14,7 @@ from torch import Tensor
 import classification
 import detection
 import segmentation
-from backbones.errors import UserError
+from backbones.errors import UserError, first_names
 from backbones.trained import find
 from backbones.weights.exported import is_exported
 from classification.metrics import TopK
@@ -84,8 +84,8 @@ def _require_classes(run: RunFolder, path: Path, own: Sequence[str]) -> None:
     """Refuse a file with other classes than those of its run."""
     if sorted(own) != sorted(run.classes):
         raise UserError(
-            f"--model {path}: has other classes ({', '.join(own[:3])}, ...) than {run.folder} "
-            f"({', '.join(run.classes[:3])}, ...); name a file of this run"
+            f"--model {path}: has other classes ({first_names(own)}) than {run.folder} ({first_names(run.classes)}); "
+            "name a file of this run"
         )
 
 

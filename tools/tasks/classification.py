@@ -43,6 +43,7 @@ from tools.engine.task import Meta, TaskPlan
 from tools.processes import distributed
 from tools.processes.batches import TrainBatches
 from tools.synthetic import crops
+from tools.tasks.builtin import built_in_data
 from tools.tasks.classification_measure import ClassificationMeasure, evaluated_meta
 from tools.tasks.data import bits_entry, bits_row, classes_trained_on, require_trained_on
 from tools.tasks.options import TrainClassifierOptions
@@ -70,7 +71,7 @@ class ClassificationTask:
         reduced = options.subset.asked and "train" in splits
         wanted = wanted_split(options, **_existing_splits(options, bad))
         source = open_source(
-            str(distributed.on_main(crops.prepare)) if data.data is None else data.data,
+            data.data or str(built_in_data(crops.prepare, options.run, options.model.weights)),
             in_channels=data.in_channels,
             buffer=data.shuffle_buffer,
             guard=bad if bad.skip else None,

@@ -28,7 +28,7 @@ from detection.options import DetectorOptions
 from detection.predict import Predictor
 from detection.runs import strips_of_codes
 from detection.trained import build_from_options, from_file
-from detection.weights import MASK_BRANCH
+from detection.weights import MASK_BRANCH, untrained_categories
 from tools.engine.bad_images import BadImages
 from tools.engine.batches import Batch, Batches, to_device
 from tools.engine.evaluation import Results
@@ -68,14 +68,15 @@ class DetectionTask:
         model = options.model
         weights = None if model.weights == "none" else model.weights
         detector = build_from_options(model, weights, categories=data.val.annotations.categories)
-        absent = [name for name in getattr(detector.load_report, "missing", ()) if name.startswith("roi_heads.")]
+        missing = detector.load_report.missing if detector.load_report else ()
+        absent = untrained_categories(detector.load_report)
         detector.trust_targets()  # the loaders check them
-        if options.run.eval_only and any(name.startswith(MASK_BRANCH) for name in absent):
+        if options.run.eval_only and any(name.startswith(MASK_BRANCH) for name in missing):
             raise UserError(f"--weights {weights}: was trained without masks; leave out --masks, or --eval-only")
         if options.run.eval_only and absent:
             raise UserError(
                 f"--weights {weights}: was not trained on {len(absent)} of the data's categories "
-                f"({absent[0]}, ...); leave out --eval-only to train the missing categories, or use data "
+                f"({first_names(absent)}); leave out --eval-only to train the missing categories, or use data "
                 "of the same categories"
             )
         if not options.run.eval_only:

@@ -23,8 +23,8 @@ from tools.engine.bad_images import BadImages
 from tools.engine.run_folder import BEST
 from tools.engine.subset import draw_objects, scarce
 from tools.engine.train_list import TrainList
-from tools.processes import distributed
 from tools.synthetic import shapes
+from tools.tasks.builtin import built_in_data
 from tools.tasks.data import Splits
 from tools.tasks.options import TrainDetectorOptions
 from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
@@ -236,7 +236,7 @@ def _annotations(options: TrainDetectorOptions, split: Literal["train", "val"]) 
     data: DetectionDataOptions = options.data
     if data.data is None and data.annotations is None and getattr(data, f"{split}_annotations") is None:
         _refuse_shapes(data, split)
-        data = replace(data, data=str(distributed.on_main(shapes.prepare)))
+        data = replace(data, data=str(built_in_data(shapes.prepare, options.run, options.model.weights)))
     absent: Literal["keep", "error"] = "keep" if options.run.on_bad_image == "skip" else "error"
     masks: bool | Literal["where present"] = options.model.masks
     if not masks and not options.run.eval_only and _augment(options).pastes:

@@ -21,6 +21,7 @@ from tools.engine.bad_images import BadImages
 from tools.engine.run_folder import BEST
 from tools.processes import distributed
 from tools.synthetic import shapes
+from tools.tasks.builtin import built_in_data
 from tools.tasks.data import Splits
 from tools.tasks.options import TrainSegmenterOptions
 from tools.tasks.splits import ExistingSplits, UndividedImages, decide_split, wanted_split
@@ -103,8 +104,9 @@ def _open_undivided(wanted: SplitOptions, options: TrainSegmenterOptions, bad: B
 
 
 def _open_source(options: TrainSegmenterOptions, split: Side) -> LabelSource:
-    root = distributed.on_main(shapes.prepare) if options.data.data is None else Path(options.data.data)
-    return open_source(root, split, options.data)
+    data = options.data
+    root = built_in_data(shapes.prepare, options.run, options.model.weights) if data.data is None else Path(data.data)
+    return open_source(root, split, data)
 
 
 def _images(options: TrainSegmenterOptions, source: LabelSource, split: Side, rows: np.ndarray) -> Segmentation:

@@ -102,7 +102,7 @@ def test_files_that_do_not_fit_take_one_line(tiny_runs: dict[str, Path], cls_fol
     seg = RunFolder.read(tiny_runs["seg"])
     assert f"is a file for classification, but {seg.folder} is a segmentation run" in refused(file, seg)
     run.results["per_class"]["kiwi"] = run.results["per_class"].pop("apple")
-    assert "has other classes (apple, pear, ...) than" in refused(file)
+    assert "has other classes (apple, pear) than" in refused(file)
     with pytest.raises(UserError, match="belongs to one run; name one run folder"):
         report.main(
             [*map(str, (cls_folder, tiny_runs["cls"])), "--model", str(file), "--output", str(tmp_path / "r.html")]

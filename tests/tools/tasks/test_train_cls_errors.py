@@ -161,7 +161,7 @@ def test_mistakes_found_before_training_leave_no_folder(capsys, monkeypatch, dat
 def test_weights_of_other_classes_measure_nothing(capsys, data: Path, weights: Path, tmp_path: Path):
     words = (*QUICK, "--data", data, "--workers", 0, "--eval-only", "--weights", weights, "--output", tmp_path / "run")
     line = refused(capsys, *words)
-    assert "val/bee: is not one of the 2 classes of the weights (ant, cow, ...); 1 of 2 folders match no class" in line
+    assert "val/bee: is not one of the 2 classes of the weights (ant, cow); 1 of 2 folders match no class" in line
     assert not (tmp_path / "run").exists()
 
 
