@@ -21,6 +21,7 @@ from tools.experiments.rehearse import rehearsals
 from tools.experiments.state import CellState, read_state
 from tools.experiments.tables import write_tables
 from tools.experiments.task_comparison import TaskComparison
+from tools.runs.log import evaluations
 from tools.runs.metrics import TASK_METRICS, TaskMetrics
 from tools.tasks.options import COMMANDS
 
@@ -122,8 +123,8 @@ class Comparison:
     def _tasks(self, *, with_differences: bool) -> list[TaskComparison]:
         tasks = []
         for plan, cells in zip(self.plans, self.cells_by_plan, strict=True):
-            metrics = self.metrics[plan.script]
-            groups = group_runs([self._run(cell) for cell in cells], plan.axes())
+            runs = [self._run(cell) for cell in cells]
+            metrics, groups = self._measured(plan.script, runs), group_runs(runs, plan.axes())
             differences = _differences(groups, metrics) if with_differences else []
             tasks.append(TaskComparison(plan.task, metrics, groups, differences))
         return tasks
@@ -139,7 +140,8 @@ class Comparison:
     def _outcome(self, cell: Cell) -> str:
         """Return a line of text about a finished cell: its metrics, and the minutes that its training took."""
         run = self._run(cell)
-        shown = [(metric.title, metric.percent(run.results or {})) for metric in self.metrics[cell.script].table]
+        metrics = self._measured(cell.script, [run]).table
+        shown = [(metric.title, metric.percent(run.results or {})) for metric in metrics]
         minutes = run.minutes()
         took = [] if minutes is None else [f"{minutes:.1f} minutes"]
         return ", ".join([f"{title} {value:.2f}" for title, value in shown if value is not None] + took) or "done"
@@ -147,6 +149,13 @@ class Comparison:
     def _metrics(self, script: str) -> TaskMetrics:
         metrics = TASK_METRICS[COMMANDS[script].task]
         return metrics.by(self.options.metric) if self.options.metric else metrics
+
+    def _measured(self, script: str, runs: Sequence[CellRun]) -> TaskMetrics:
+        """Return the metrics of a task that `--metric` chose, or that its runs have."""
+        metrics = self.metrics[script]
+        if self.options.metric:
+            return metrics
+        return metrics.measured(values for run in runs for values in (run.results or {}, *evaluations(run.lines)))
 
 
 def _differences(groups: Sequence[Group], metrics: TaskMetrics) -> list[Difference]:

@@ -76,9 +76,8 @@ def _recipe(trained: TrainedFile) -> str:
 
 def _metrics(task: str, results: Mapping[str, object]) -> str:
     known = TASK_METRICS[task]
-    # A classifier of several classes an image has none of the usual metrics.
-    shown = (*known.validation, *chain.from_iterable(known.alternatives.values()))
-    metrics = shown if known.primary.key in results else known.summary
+    others = (each.validation for key, each in known.alternatives.items() if key in results)
+    metrics = (*known.validation, *chain.from_iterable(others))
     found = {each.key: value for each in metrics if (value := each.fraction(results)) is not None}
     return _table(found) if found else "The run has no metrics."
 

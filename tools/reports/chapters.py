@@ -53,7 +53,8 @@ def build_page(runs: Sequence[RunFolder], settings: ReportSettings, deployed: Fi
 
 def facts(runs: Sequence[RunFolder]) -> list[tuple[str, str]]:
     """Return names and values for the top of the page: headline metrics of a single run, or one metric of each run."""
-    names = [metric.key for metric in TASK_METRICS[runs[0].task].summary]
+    known = TASK_METRICS[runs[0].task].measured(run.results for run in runs)
+    names = [metric.key for metric in known.summary]
     if len(runs) > 1:
         return [(f"{names[0]} {run.name}", f"{percent(run.results.get(names[0]))} %") for run in runs]
     results = runs[0].results

@@ -131,7 +131,8 @@ def _loss_terms_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
 
 def _metrics_chart(runs: Sequence[RunFolder]) -> SvgChart | None:
     """Draw the metrics of a single run over the epochs, or the first metric of several runs."""
-    names = [metric.key for metric in TASK_METRICS[runs[0].task].curves]
+    known = TASK_METRICS[runs[0].task].measured(run.results for run in runs)
+    names = [metric.key for metric in known.curves]
     single = len(runs) == 1
     series = []
     for run_index, run in enumerate(runs):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from backbones.errors import UserError
 
@@ -47,7 +47,8 @@ class TaskMetrics:
         training: the primary metric on training images; None if the task does not measure it.
         further_curves: further metrics that a report shows as curves over the epochs, and in its summary.
         further_summary: further metrics that a report shows only in its summary.
-        alternatives: further metrics, by key, by which runs may be compared in place of `primary`.
+        alternatives: metrics in place of all of these, by the key of their primary metric: by which runs may be
+            compared, or which runs have that lack these.
     """
 
     validation: tuple[Metric, ...]
@@ -55,10 +56,10 @@ class TaskMetrics:
     training: Metric | None = None
     further_curves: tuple[Metric, ...] = ()
     further_summary: tuple[Metric, ...] = ()
-    alternatives: Mapping[str, tuple[Metric, ...]] = field(default_factory=dict)
+    alternatives: Mapping[str, TaskMetrics] = field(default_factory=dict)
 
     def by(self, key: str) -> TaskMetrics:
-        """Return these metrics with another primary metric, and the metrics that belong to it.
+        """Return the metrics by which runs are compared if the primary one is to be `key`.
 
         Raises:
             UserError: the task does not have this metric.
@@ -68,8 +69,17 @@ class TaskMetrics:
         if key not in self.alternatives:
             known = ", ".join([self.primary.key, *self.alternatives])
             raise UserError(f"--metric {key}: the task is compared by {known}; choose one of these")
-        validation = self.alternatives[key]
-        return replace(self, validation=validation, axis=validation[0].title, training=None)
+        return self.alternatives[key]
+
+    def measured(self, results: Iterable[Mapping[str, object]]) -> TaskMetrics:
+        """Return these metrics, or the alternatives that runs have whose results lack the primary metric.
+
+        Args:
+            results: contents of results.json, or lines of metrics.jsonl.
+        """
+        keys = set[str]().union(*results)
+        others = (other for key, other in self.alternatives.items() if key in keys)
+        return self if self.primary.key in keys else next(others, self)
 
     @property
     def primary(self) -> Metric:
@@ -97,8 +107,19 @@ TASK_METRICS = {
         (Metric("top1", "top-1 error %", as_error=True), Metric("top5", "top-5 error %", as_error=True)),
         axis="error (%)",
         training=Metric("train_top1", "training error %", as_error=True),
-        further_curves=(Metric("mAP", "mAP %"),),
         further_summary=(Metric("balanced_accuracy", "balanced accuracy %"), Metric("macro_f1", "macro F1 %")),
+        alternatives={
+            "mAP": TaskMetrics(  # of several classes an image
+                (
+                    Metric("mAP", "mAP %"),
+                    Metric("macro_f1", "macro F1 %"),
+                    Metric("micro_f1", "micro F1 %"),
+                    Metric("exact_match", "exact match %"),
+                ),
+                axis="mAP (%)",
+                training=Metric("train_mAP", "training mAP %"),
+            )
+        },
     ),
     "detection": TaskMetrics(
         (Metric("AP", "AP %"), Metric("AP50", "AP50 %"), Metric("AP75", "AP75 %")),
@@ -110,11 +131,14 @@ TASK_METRICS = {
             Metric("segm_AP75", "mask AP75 %"),
         ),
         alternatives={
-            "segm_AP": (
-                Metric("segm_AP", "mask AP %"),
-                Metric("segm_AP50", "mask AP50 %"),
-                Metric("segm_AP75", "mask AP75 %"),
-                Metric("AP", "AP %"),
+            "segm_AP": TaskMetrics(
+                (
+                    Metric("segm_AP", "mask AP %"),
+                    Metric("segm_AP50", "mask AP50 %"),
+                    Metric("segm_AP75", "mask AP75 %"),
+                    Metric("AP", "AP %"),
+                ),
+                axis="mask AP %",
             )
         },
     ),

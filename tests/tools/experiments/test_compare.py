@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, Launched, fork_trainings, size_of
+from conftest import ROOT, Launched, fork_trainings, size_of, write_noise
 
 from backbones.errors import UserError
 from tools import compare
@@ -84,6 +85,22 @@ def test_heads_of_segmentation_are_compared(small_shapes: Path, forked_jobs: Non
     assert "| head | n | mIoU % | pixel accuracy % | parameters (M) |" in table
     assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == ["| fcn32s", "| fcn8s"]
     assert size_of(tmp_path / "out" / "curves.png")[0] > 300
+
+
+def test_classifiers_of_several_classes_an_image_are_compared_by_map(forked_jobs: None, capsys, tmp_path: Path):
+    sets = ("sea", "sun", "sea;sun", "")
+    lines = [f"{number}.png,{sets[number % 4]},{'val' if number % 3 else 'train'}\n" for number in range(24)]
+    table = write_noise(tmp_path, {("data", "images"): 24}, 16) / "data" / "labels.csv"
+    table.write_text("".join(["image,classes,split\n", *lines]))
+    options = {"data": str(table), "recipe": "shapes", "backbone": "resnet20", "crop_size": 16}
+    options |= {"epochs": 1, "batch_size": 4, "workers": 0, "threads": 1, "keep_checkpoints": 0}
+    file = write(tmp_path / "e.yaml", script="train_cls", options=options, matrix={"lr": [0.1, 0.01], "seed": [0, 1]})
+    compare.main([str(file), "--output", str(tmp_path / "out"), "--rehearse", "false"])
+    assert "[4/4] lr0.01-seed1: mAP %" in capsys.readouterr().out
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| lr | n | mAP % | macro F1 % | micro F1 % | exact match % | training mAP % |" in text
+    assert re.search(r"^- lr 0.01 over 0.1: .* mAP, 95% interval .*, 2 seeds", text, re.MULTILINE)
+    assert (tmp_path / "out" / "differences.png").is_file()
 
 
 def test_a_cell_in_training_elsewhere_is_left_alone(tmp_path: Path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from run_folders import write_run
 
 from backbones.errors import UserError
 from tools.exports.model_card import _metrics
+from tools.reports.chapters import facts
 from tools.reports.classification import metrics_section
+from tools.reports.training import _metrics_chart
 from tools.runs.classification import ClassPredictions, image_root
 from tools.runs.folder import RunFolder
 
@@ -39,6 +42,20 @@ def test_several_classes_an_image_have_a_table_of_metrics_and_one_of_classes(tmp
         ClassPredictions.read(run)
 
 
+def test_the_top_and_the_curves_of_a_report_show_the_map(tmp_path: Path):
+    runs = [RunFolder.read(write_run(tmp_path / name, {"test_crops": "center"}, RESULTS)) for name in ("one", "two")]
+    shown = {"mAP": "75.0 %", "macro_f1": "50.0 %", "micro_f1": "60.0 %", "exact_match": "25.0 %", "images": "4"}
+    assert dict(facts(runs[:1])) == shown
+    assert facts(runs) == [("mAP one", "75.0 %"), ("mAP two", "75.0 %")]
+    for run in runs:
+        lines = ({"step": n, "time": n, "epoch": n, "mAP": n / 4, "macro_f1": n / 8} for n in (1, 2))
+        (run.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    runs = [RunFolder.read(run.folder) for run in runs]
+    for chosen, names in ((runs[:1], ["mAP", "macro_f1"]), (runs, ["one", "two"])):
+        chart = _metrics_chart(chosen)
+        assert chart is not None and [entry.name for entry in chart.legend] == names
+
+
 @pytest.mark.parametrize(
     ("data", "name", "folder"),
     [("labels.csv", "photos/1.png", "."), (".", "valid/1.png", "."), (".", "1.png", "valid"), (".", "a/1.png", ".")],
@@ -58,5 +75,10 @@ def test_images_are_found_where_their_layout_has_them(tmp_path: Path, data: str,
 
 
 def test_the_model_card_has_the_metrics_of_several_classes_an_image():
-    assert "| mAP | 0.75 |" in _metrics("classification", RESULTS)
+    assert _metrics("classification", RESULTS).splitlines()[2:] == [
+        "| mAP | 0.75 |",
+        "| macro_f1 | 0.5 |",
+        "| micro_f1 | 0.6 |",
+        "| exact_match | 0.25 |",
+    ]
     assert "macro_f1" not in _metrics("classification", {"top1": 0.5, "macro_f1": 0.5})
