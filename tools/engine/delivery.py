@@ -31,6 +31,10 @@ class Delivery:
     replaced: bool
     step: int | None
 
+    def is_best(self, training: Training) -> bool:
+        """Return whether the delivered model is that of the best score, which may be the last one too."""
+        return self.model == "best" or (self.step is not None and self.step == training.best_step)
+
     def facts(self, training: Training) -> dict[str, object]:
         """Return the entry `delivered` of results.json: model ("best" or "last"), step and epoch."""
         return {"delivered": {"model": self.model, "step": self.step, "epoch": _epoch(self.step, training)}}
@@ -39,7 +43,7 @@ class Delivery:
         """Return the last lines that a run prints: best score, epoch and file."""
         if training.best is None:
             return f"no evaluation gave a {metric}; the last model is {folder / MODEL_FILE}"
-        best_file, when = (MODEL_FILE if self.model == "best" else BEST), _when(training.best_step, training)
+        best_file, when = (MODEL_FILE if self.is_best(training) else BEST), _when(training.best_step, training)
         lines = [f"best {metric} {training.best:.4f}{when}: {folder / best_file}"]
         if self.model == "last":
             lines.append(f"last model{_when(self.step, training)}: {folder / MODEL_FILE}")

@@ -88,8 +88,8 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
         print(delivery.describe(training, experiment.folder, metric))
     distributed.stop()
     if delivery and is_main and not options.run.keep_checkpoints and not options.run.eval_only:
-        # model.safetensors may be the last model; then the best one stays.
-        remove_checkpoints(experiment.folder, best=delivery.model == "best")
+        # model.safetensors may be another model than the best one, which then stays.
+        remove_checkpoints(experiment.folder, best=delivery.is_best(training))
     return None
 
 

@@ -69,12 +69,12 @@ def _why_not_resumed(folder: Path) -> str:
 
 
 def remove_checkpoints(folder: Path, *, best: bool) -> None:
-    """Remove the checkpoints of a run folder, and the folder of checkpoints if it is empty then.
+    """Remove the checkpoints of a run folder, what only their readers need, and the folder if it is empty then.
 
     Args:
         best: remove the best model as well.
     """
-    for path in (*generations(folder / LAST), *((folder / BEST,) if best else ())):
+    for path in (*generations(folder / LAST), *((folder / BEST,) if best else ()), folder / LAUNCHERS):
         path.unlink(missing_ok=True)
     with suppress(OSError):  # holds other files
         (folder / LAST).parent.rmdir()

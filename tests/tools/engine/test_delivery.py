@@ -17,7 +17,7 @@ from backbones.errors import UserError
 from tools import train_cls
 from tools.engine import checkpoint, loop
 from tools.engine.experiment import Experiment
-from tools.engine.run_folder import BEST, LAST
+from tools.engine.run_folder import BEST, LAST, LAUNCHERS
 from tools.engine.state import Training
 
 
@@ -106,6 +106,7 @@ def test_a_finished_run_removes_its_checkpoints_on_request(data: Path, tmp_path:
 
     def note(self: Experiment, training: Training, name: str) -> None:
         save(self, training, name)
+        (folder / LAUNCHERS).write_text('["launch"]')  # as with torchrun
         kept.append((folder / LAST).is_file() and not (folder / LAST).with_name("last-1.safetensors").exists())
 
     save = Experiment.save
@@ -115,8 +116,22 @@ def test_a_finished_run_removes_its_checkpoints_on_request(data: Path, tmp_path:
     assert any(kept)  # there was one checkpoint while it trained
     # The best model stays if the delivered one is another.
     assert [file.name for file in folder.glob("checkpoint/*")] == ([] if which == "best" else ["best.safetensors"])
+    assert (folder / BEST).parent.exists() == (which == "last")
     assert delivered(folder)[0] == (0.8 if which == "best" else 0.2)
     with pytest.raises(UserError, match=r"holds model.safetensors but no .*, as after --keep-checkpoints 0"):
         run("--resume", "--output", folder)
     run("--eval-only", "--weights", folder, "--data", data, "--workers", 0, "--output", tmp_path / "again")
     assert json.loads((tmp_path / "again" / "results.json").read_text())["top1"] == delivered(folder)[0]
+
+
+@pytest.mark.usefixtures("worse_after_two")
+def test_the_last_model_that_is_the_best_one_is_kept_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "run"
+    run(*words(data, folder, "--epochs", 1, "--deliver", "last", "--keep-checkpoints", 0))
+    assert not (folder / BEST).parent.exists()
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"best top1 0.8000, after epoch 1: {folder / MODEL_FILE}",
+        f"last model, after epoch 1: {folder / MODEL_FILE}",
+    ]
