@@ -13,6 +13,7 @@ there and back.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_labels = _is_labels(options)
     lines = _convert_labels(options, groups.categories) if is_labels else _convert_boxes(options, groups.categories)
     print("\n".join(lines))
-    command = f"tools/train_{'seg' if is_labels else 'det'}.py --data {options.output}"
+    command = f"tools/train_{'seg' if is_labels else 'det'}.py --data {shlex.quote(str(options.output))}"
     division = "" if any(line.startswith("val: ") for line in lines) else " --val-fraction 0.2"
     print(f"{options.output}: train on it with {command}{division}")
 

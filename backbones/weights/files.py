@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ def run_weights(run: Path) -> Path:
             return run / name
     files = " or ".join(RUN_FILES)
     if is_run(run):
-        raise UserError(f"{run}: has no {files} yet; continue its training with --resume --output {run}")
+        folder = shlex.quote(str(run))
+        raise UserError(f"{run}: has no {files} yet; continue its training with --resume --output {folder}")
     raise UserError(f"{run}: is not a run folder (it has no {files}); name the folder of a finished training run")
 
 

@@ -9,6 +9,7 @@ Every command that opens classification data then reads the folders that `matche
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,5 +156,5 @@ def _listing(data: Path, split: str, options: Reading) -> ClassListing:
     refuse_foreign(data, split)
     flat = folders.is_flat(data)
     listing = folders.list_flat(data, split) if flat else folders.list_classes(folders.split_folder(data, split))
-    notes = [f"{table.name} is not read; to read it, pass --data {table}" for table in tables[:1]]
+    notes = [f"{table.name} is not read; to read it, pass --data {shlex.quote(str(table))}" for table in tables[:1]]
     return replace(listing, notes=tuple(notes))

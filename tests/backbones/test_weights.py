@@ -18,6 +18,7 @@ import backbones
 from backbones.errors import UserError
 from backbones.weights import files, loading, network
 from backbones.weights import published as downloads
+from backbones.weights.files import run_weights
 from tools.benchmarks.fork_server import fork_server
 
 
@@ -395,3 +396,11 @@ def test_norm_counters_load_without_being_counted(resnet18):
 def test_unpublished_weights():
     with pytest.raises(UserError, match="Linear: no published weights 'imagenet'"):
         loading.load(nn.Linear(1, 1), "imagenet")
+
+
+def test_a_run_without_weights_says_how_to_go_on_in_words_that_a_shell_reads(tmp_path):
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"has no .* yet; continue its training with --resume --output '{run}'$"):
+        run_weights(run)

@@ -290,11 +290,11 @@ def test_paths_outside_and_missing_images_are_read_if_asked_for(tmp_path: Path):
 
 def test_class_folders_come_before_a_csv_file_beside_them(tmp_path: Path):
     images(tmp_path, "train/ant/a.png", "train/bee/b.png", "val/ant/c.png")
-    write(tmp_path / "notes.csv", "image,label\ntrain/ant/a.png,red\n")
+    write(tmp_path / "my notes.csv", "image,label\ntrain/ant/a.png,red\n")
     found = read_split(tmp_path, "train")
     assert labels(found) == {"ant/a.png": "ant", "bee/b.png": "bee"}
-    assert found.notes == (f"notes.csv is not read; to read it, pass --data {tmp_path / 'notes.csv'}",)
-    assert labels(read_split(tmp_path / "notes.csv", "train")) == {"train/ant/a.png": "red"}
+    assert found.notes == (f"my notes.csv is not read; to read it, pass --data '{tmp_path}/my notes.csv'",)
+    assert labels(read_split(tmp_path / "my notes.csv", "train")) == {"train/ant/a.png": "red"}
 
 
 def test_class_folders_without_splits_are_one_split(tmp_path: Path):

@@ -67,10 +67,10 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 @pytest.mark.parametrize("to", LAYOUTS)
 def test_label_maps_come_back_from_every_layout(folders: Path, to: str, tmp_path: Path, capsys: Any):
     first = convert(folders, "voc", tmp_path / "first") if to == "folders" else folders
-    new = convert(first, to, tmp_path / "new")
+    new = convert(first, to, tmp_path / "new one")
     printed = capsys.readouterr().out
     assert "left out" not in printed and "cannot hold" not in printed and "train: 2 images\nval: 2 images\n" in printed
-    assert f"{new}: train on it with tools/train_seg.py --data {new}" in printed
+    assert f"{new}: train on it with tools/train_seg.py --data '{new}'" in printed
     assert layout_name(home_of(new)) == to and opened(new).classes.names == NAMES
     assert_equal(contents(new), maps())
     report = check_data.check(check_data.CheckOptions(data=str(new), truth="labels", decode=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -223,7 +224,8 @@ class Experiment:
             yield
         except stopping.Stopped as stop:
             distributed.stop()
-            raise stopping.Stopped(f"{stop}; continue with --resume --output {self.folder}") from None
+            folder = shlex.quote(str(self.folder))
+            raise stopping.Stopped(f"{stop}; continue with --resume --output {folder}") from None
         except NonFiniteError as error:
             # Note the stop: the learning rate may change when the run is resumed. A full disk must not hide the error.
             with suppress(UserError):

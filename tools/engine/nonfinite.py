@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -37,7 +38,7 @@ class NonFiniteError(UserError):
 
     def keep(self, folder: Path, *, config: Mapping[str, object], meta: Mapping[str, object]) -> UserError:
         """Write batch, weights and random state of the step to the run folder; return the error to raise."""
-        text = f"{self}; go on from the last checkpoint with --resume --output {folder} --lr LOWER"
+        text = f"{self}; go on from the last checkpoint with --resume --output {shlex.quote(str(folder))} --lr LOWER"
         if self.evidence is None:
             return UserError(text)
         path = folder / f"nonfinite-step-{self.step}-rank-{self.evidence['rank']}.safetensors"
@@ -46,7 +47,7 @@ class NonFiniteError(UserError):
         except UserError as error:
             # Still report the loss, which matters more than a full disk.
             return UserError(f"{text}; {error}")
-        return UserError(f"{text}; find the cause with: python tools/replay.py {path}")
+        return UserError(f"{text}; find the cause with: python tools/replay.py {shlex.quote(str(path))}")
 
 
 def error_of(

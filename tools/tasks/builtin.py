@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,5 +41,5 @@ def _require_shapes(weights: str) -> None:
     option, value = next(((name, config[name]) for name in named if config.get(name)), ("data", "DATA"))
     raise UserError(
         f"--weights {weights}: has none of the classes of the built-in shapes, which are evaluated because no data is "
-        f"named; add --{option.replace('_', '-')} {value}"
+        f"named; add --{option.replace('_', '-')} {shlex.quote(str(value))}"
     )

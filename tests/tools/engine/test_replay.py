@@ -53,12 +53,13 @@ def test_a_broken_loss_is_explained_kept_and_replayed(capsys, small_shapes: Path
     """The first step ruins the weights; the second one's loss is no number."""
     script, words = TASKS[task]
     data = prepare(tmp_path, train=24, val=6, size=64) if task == "classification" else small_shapes
-    assert status(script.main, "--data", data, *words, *BROKEN, "--output", tmp_path / "run") == 2
+    assert status(script.main, "--data", data, *words, *BROKEN, "--output", tmp_path / "my run") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    path = tmp_path / "run" / "nonfinite-step-2-rank-0.safetensors"
+    path = tmp_path / "my run" / "nonfinite-step-2-rank-0.safetensors"
+    assert f"--resume --output '{path.parent}' --lr LOWER;" in line
     assert line.startswith("error: the loss is not finite at step 2 of process 0: loss_")
     assert "; lr 1e+30; images [" in line
-    assert line.endswith(f"; find the cause with: python tools/replay.py {path}")
+    assert line.endswith(f"; find the cause with: python tools/replay.py '{path}'")
     assert (" boxes, sides of " in line) == (task == "detection")
     assert status(replay.main, path) == 0
     printed = capsys.readouterr().out

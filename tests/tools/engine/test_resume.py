@@ -192,14 +192,14 @@ def test_a_run_that_signals_stop_again_and_again_ends_with_the_bits_of_the_strai
     for step, hurt in hurts.items():
         workers = 2 if step == 4 else 0
         again = (*words, "--workers", 2) if step == 3 else ("--resume", "--keep-checkpoints", 1, "--workers", workers)
-        status, _, errors = launch("train_cls.py", *again, "--output", "stopped", cwd=tmp_path, first=hurt).end()
+        status, _, errors = launch("train_cls.py", *again, "--output", "my run", cwd=tmp_path, first=hurt).end()
         assert status == STATUS, errors
         assert "Traceback" not in errors
-        assert errors.splitlines()[-1].endswith("; continue with --resume --output stopped")
-        assert checkpoint.load(tmp_path / "stopped" / LAST)["training"]["step"] == step
-    ended(launch("train_cls.py", "--resume", "--output", "stopped", cwd=tmp_path, first=log_all))
+        assert errors.splitlines()[-1].endswith("; continue with --resume --output 'my run'")
+        assert checkpoint.load(tmp_path / "my run" / LAST)["training"]["step"] == step
+    ended(launch("train_cls.py", "--resume", "--output", "my run", cwd=tmp_path, first=log_all))
     ended(straight)
-    require_equal(tmp_path / "straight", tmp_path / "stopped")
+    require_equal(tmp_path / "straight", tmp_path / "my run")
 
 
 def start_two(launch, port: int, *words: Any, cwd: Path, firsts: tuple[Any, Any]) -> list[Launched]:

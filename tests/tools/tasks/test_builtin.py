@@ -29,7 +29,7 @@ def renamed(run: Path, to: Path, config: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("task", "command", "config", "advice"),
     [
-        ("cls", train_cls, {"data": "my photos"}, "--data my photos"),
+        ("cls", train_cls, {"data": "my photos"}, "--data 'my photos'"),
         ("det", train_det, {"data": "photos", "val_annotations": "val.json"}, "--data photos"),
         ("det", train_det, {"val_annotations": "val.json"}, "--val-annotations val.json"),
         ("seg", train_seg, {}, "--data DATA"),
