@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ import segmentation
 from backbones.common import precision
 from backbones.common.run_files import MODEL_FILE
 from backbones.errors import UserError
-from backbones.trained import find
+from backbones.trained import TrainedModel, find
 from classification.options import ClassifierOptions
 from detection.options import DetectorOptions
 from segmentation.options import SegmenterOptions
@@ -225,7 +225,7 @@ def prepare(runtime: str, file: Path, image: Path) -> Step:
         raise UserError("this CPU computes bf16 no faster than fp32")
     if runtime == COMPILED and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         raise UserError("torch.compile needs a C++ compiler, and there is none")
-    model = open_model(file, device="cpu", precision=bits_of(runtime))
+    model: TrainedModel[Any, Any] = open_model(file, device="cpu", precision=bits_of(runtime))
     if runtime == COMPILED:
         with contextlib.redirect_stderr(io.StringIO()):
             compiled = model.model.backbone
