@@ -29,6 +29,8 @@ LEAST_AGREEMENT = 0.8  # fraction of unchanged answers; a file below it is refus
 # 8-bit operators of the types argv[7:], without those whose weights argv[5] names. Ranges of activations are the
 # extremes of all images, or if argv[6] is "mean" the mean extremes of an image. A crash of the native library ends this
 # process and not the export.
+# Weights use -64..64 only (`reduce_range`). CPUs with AVX2 and without VNNI add two products of an activation (0..255)
+# and a weight in 16 bits: 2 * 255 * 64 fits, and 2 * 255 * 127 would be clipped in silence.
 PROGRAM = """
 import sys
 import numpy as np
@@ -65,6 +67,7 @@ q.quantize_static(
     Calibration(),
     quant_format=q.QuantFormat.QDQ,
     per_channel=True,
+    reduce_range=True,
     activation_type=q.QuantType.QUInt8,
     weight_type=q.QuantType.QInt8,
     op_types_to_quantize=operators,

@@ -255,6 +255,9 @@ def test_files_of_8_and_16_bits_keep_all_but_the_layers_in_floats(made: MadeFile
     layers = [node.input[1] for node in nodes if node.op_type in int8.LAYERS]
     assert {name.split(".")[-2] for name in layers if name.endswith(".weight")} == set(int8.PREDICTORS)
     assert sum(name.endswith("_DequantizeLinear_Output") for name in layers) > 10
+    arrays = map(onnx.numpy_helper.to_array, onnx.load(tmp_path / "int8.onnx").graph.initializer)
+    weights = [each.astype(int) for each in arrays if each.dtype == np.int8 and each.ndim > 1]
+    assert len(weights) > 10 and all(np.abs(each).max() <= 64 for each in weights)  # products fit in 16 bits
     graph = onnx.load(tmp_path / "fp16.onnx").graph
     halves = {each.name for each in graph.initializer if each.data_type == onnx.TensorProto.FLOAT16}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
