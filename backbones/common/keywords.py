@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
+from math import isfinite
 from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 from backbones.errors import UserError
@@ -70,7 +71,8 @@ def _require_numbers(given: Mapping[str, object], hints: Mapping[str, Any]) -> N
         (kind,) = kinds
         (item,) = get_args(kind) if get_origin(kind) is Sequence else (None,)
         if item in WORDS:
-            fits = isinstance(value, Iterable) and all(_is_number(each, item) for each in value)
+            # Not an iterator, which would be empty afterwards.
+            fits = isinstance(value, Collection) and all(_is_number(each, item) for each in value)
         else:
             fits = kind not in WORDS or _is_number(value, kind)
         if not fits:
@@ -79,11 +81,10 @@ def _require_numbers(given: Mapping[str, object], hints: Mapping[str, Any]) -> N
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Return whether a value, such as NumPy's numbers, can be used as a bool, an int or a float."""
+    """Return whether a value, such as NumPy's numbers, can be used as a bool, an int or a finite float."""
     if isinstance(value, str):
         return False
     try:
-        operator.index(value) if kind is int else float(value)
+        return isfinite(operator.index(value) if kind is int else float(value))
     except (TypeError, ValueError):
         return False
-    return True

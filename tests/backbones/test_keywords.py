@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -38,10 +39,16 @@ def test_an_unknown_keyword_is_named_with_those_that_exist(function: Callable[..
         function("resnet20", colour=0.5)
 
 
+ONCE = iter([0.5, 1])
+
+
 @pytest.mark.parametrize(
     ("load", "given", "expected"),
     [
         (segmentation.load, {"scales": 0.5}, "scales=0.5: expected a list of numbers"),
+        (segmentation.load, {"scales": ONCE}, f"scales={ONCE!r}: expected a list of numbers"),
+        (segmentation.load, {"scales": [1, math.nan]}, "scales=[1, nan]: expected a list of numbers"),
+        (segmentation.load, {"overlap": math.inf}, "overlap=inf: expected a number"),
         (segmentation.load, {"tile": "256"}, "tile='256': expected a whole number"),
         (segmentation.load, {"flip": "no"}, "flip='no': expected true or false"),
         (detection.load, {"sizes": "640"}, "sizes='640': expected a list of numbers"),
