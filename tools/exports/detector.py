@@ -49,11 +49,12 @@ class DetectorFile:
 
     Args:
         loaded: the detector, with one view of each image.
+        graph: the graph of the file.
         raw: whether the file itself resizes, normalises and pads the images of a batch, and scales the boxes back.
     """
 
-    def __init__(self, loaded: TrainedDetector, *, raw: bool = False) -> None:
-        self.loaded, self.transform, self.raw = loaded, loaded.model.transform, raw
+    def __init__(self, loaded: TrainedDetector, graph: DetectorGraph, *, raw: bool = False) -> None:
+        self.loaded, self.transform, self.graph, self.raw = loaded, loaded.model.transform, graph, raw
 
     def read(self, path: Path) -> Inputs:
         """Return the inputs of an image file, for the graph without the steps around it."""
@@ -71,9 +72,15 @@ class DetectorFile:
         return batch.tensors.contiguous(), torch.tensor(batch.image_sizes, dtype=torch.float32)
 
     def detect(self, run: Runner, images: Sequence[Tensor]) -> list[Detections]:
-        """Run the file on a batch; return the detections of each image in its own pixels, with category ids."""
-        inputs = self.inputs(images)
-        boxes, scores, labels, owners, *masks = run(inputs)
+        """Run the file on a batch; return the detections of each image in its own pixels, with category ids.
+
+        If the file returns all proposals, they are suppressed here.
+        """
+        inputs, graph = self.inputs(images), self.graph
+        outputs = run(inputs)
+        boxes, scores, labels, owners, *masks = (
+            outputs if graph.suppress else graph.suppressed(*outputs, count=len(images))
+        )
         found = []
         for number, image in enumerate(images):
             own, size = owners == number, (image.shape[-2], image.shape[-1])
@@ -163,12 +170,13 @@ def exportable_detector(trained: TrainedFile, *, suppress: bool = True, raw: boo
         raise UserError(
             "--nms false: the masks are those of suppressed boxes; leave --nms out, or train without --masks"
         )
-    file, multiple = DetectorFile(loaded, raw=raw), model.transform.size_divisible
+    graph = DetectorGraph(model, loaded.predictor.nms, suppress=suppress).eval()
+    file, multiple = DetectorFile(loaded, graph, raw=raw), model.transform.size_divisible
     views = [name for name in ("test_sizes", "test_flip", "refine", "soft_nms") if trained.config.get(name)]
     options = ", ".join(f"--{name.replace('_', '-')}" for name in views)
     names = ["boxes", "scores", "labels", "batch_indices"] if suppress else ["boxes", "scores", "batch_indices"]
     return Exportable(
-        DetectorGraph(model, loaded.predictor.nms, suppress=suppress).eval(),
+        graph,
         ("images", "sizes"),
         (*names, *(["masks"] if model.has_masks else [])),
         describe_detector(loaded, suppress=suppress, raw=raw),
@@ -177,7 +185,7 @@ def exportable_detector(trained: TrainedFile, *, suppress: bool = True, raw: boo
         batches=False,
         many=True,
         read=file.read,
-        check=file.check if suppress else None,
+        check=file.check,
         blanks=file.blanks(),
         notes={"left out": f"{options} of the run: the file views each image once"} if views else {},
         raw=raw_pipeline(model.transform) if raw else None,

@@ -55,10 +55,10 @@ class DetectorGraph(nn.Module):
         logits, deltas, rois = self._scored(features, rois, sizes)
         owners = rois[:, 0].long()
         boxes = self.heads.box_coder.decode_single(deltas, rois[:, 1:]).unflatten(1, (-1, 4))
-        boxes, scores = _clip(boxes, sizes[owners][:, None]), logits.softmax(-1)
+        boxes, scores = _clip(boxes, sizes[owners][:, None])[:, 1:], logits.softmax(-1)[:, 1:]
         if not self.suppress:
-            return boxes[:, 1:], scores[:, 1:], owners
-        boxes, scores, labels, owners = self._detections(boxes, scores, owners, sizes.shape[0])
+            return boxes, scores, owners
+        boxes, scores, labels, owners = self.suppressed(boxes, scores, owners, sizes.shape[0])
         if not self.heads.has_mask():
             return boxes, scores, labels, owners
         return boxes, scores, labels, owners, self._masks(features, _rois(owners, boxes), labels)
@@ -143,23 +143,23 @@ class DetectorGraph(nn.Module):
             pooled = pooled.index_put((own,), found)
         return pooled
 
-    def _detections(
+    def suppressed(
         self, boxes: Tensor, scores: Tensor, owners: Tensor, count: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the final boxes, scores, labels and indices of images.
 
         Args:
-            boxes: of each RoI and class `[R, K + 1, 4]`.
-            scores: of each RoI and class `[R, K + 1]`.
+            boxes: of each RoI and class `[R, K, 4]`.
+            scores: of each RoI and class `[R, K]`.
             owners: index of the image of each RoI `[R]`.
             count: number of images.
         """
         classes = scores.shape[1]
-        labels = (torch.arange(classes) + 0 * owners[:, None]).flatten()
+        labels = (torch.arange(1, classes + 1) + 0 * owners[:, None]).flatten()
         images = (owners[:, None] + 0 * torch.arange(classes)).flatten()
         flat, all_scores = boxes.flatten(0, 1), scores.flatten()
-        # Drop background, low scores and empty boxes, then suppress overlapping boxes of a class in an image.
-        good = (labels > 0) & (all_scores > self.heads.score_thresh) & (_shorter_sides(flat) >= LEAST_DETECTION)
+        # Drop low scores and empty boxes, then suppress overlapping boxes of a class in an image.
+        good = (all_scores > self.heads.score_thresh) & (_shorter_sides(flat) >= LEAST_DETECTION)
         kept = torch.where(good)[0]
         flat, all_scores, labels, images = flat[kept], all_scores[kept], labels[kept], images[kept]
         best = _suppress(flat, all_scores, (labels + classes * images).float(), self.nms_threshold)

@@ -90,8 +90,8 @@ class Exportable:
         many: whether the inputs, but not the outputs, may hold any number of images.
         raw: what an ONNX file does before and after the model, if it takes images as they are decoded.
         read: reads an image file and returns the input tensors.
-        classes: names of a classifier's classes, by number.
         check: compares the answers of the file, with the steps around it, with those of the loaded run.
+        classes: names of a classifier's classes, by number.
         resizable: whether images may be resized to sizes that the file accepts.
         blanks: inputs without anything to find, on which the file must run.
         notes: what the file leaves out, by name, for the user.
@@ -105,8 +105,8 @@ class Exportable:
     multiple: int
     batches: bool
     read: Callable[[Path], Inputs]
+    check: Check
     classes: tuple[str, ...] = ()
-    check: Check | None = None
     resizable: bool = False
     blanks: tuple[Inputs, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)

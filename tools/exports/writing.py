@@ -78,13 +78,11 @@ class _Export:
         exportable, count = self.exportable, self.options.checked
         where = f"the {self.options.format} file"
         largest, found = 0.0, {"checked on": counted(min(count, len(self.items)), "image")}
-        if exportable.raw is None and (exportable.batches or exportable.check is None):
+        if exportable.raw is None and exportable.batches:
             fitting = [item for item in self.items[:count] if self.accepts(item)]
             largest = files.compare(exportable, run, fitting, where=where).difference
-        if exportable.check is not None:
-            checked = exportable.check(run, list(self.images[:count]), where, self.accepts)
-            largest, found = max(largest, checked.difference), found | checked.found
-        return found | {"difference": f"{largest:.1e}"}
+        checked = exportable.check(run, list(self.images[:count]), where, self.accepts)
+        return found | checked.found | {"difference": f"{max(largest, checked.difference):.1e}"}
 
     def check_file(self, path: Path) -> dict[str, str]:
         """Compare an ONNX or OpenVINO file with the model."""
