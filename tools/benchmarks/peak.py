@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -48,10 +49,24 @@ def in_fresh_process(work: Callable[[], Result]) -> Result | None:
     process.start()
     sender.close()
     try:
-        found: Result = receiver.recv()
+        found: Result = receive(receiver, process)
         return found
     except EOFError:
         return None
+
+
+def receive(receiver: Connection, process: BaseProcess) -> Any:
+    """Return what a process sends, and end the process.
+
+    It gets time to end by itself, because Python warns of the semaphores of a killed process.
+
+    Raises:
+        EOFError: the process ended without sending anything.
+    """
+    try:
+        found = receiver.recv()
+        process.join(timeout=10)
+        return found
     finally:
         process.kill()
         process.join()

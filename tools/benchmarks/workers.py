@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 from detection.data.annotations import CocoAnnotations
-from tools.benchmarks.peak import peak, restart_peak
+from tools.benchmarks.peak import peak, receive, restart_peak
 from tools.benchmarks.settings import OURS, TORCHVISION
 from tools.synthetic.coco_results import write_synthetic
 
@@ -96,12 +96,8 @@ def _measure_worker(images: int, truth: Truth) -> tuple[int, float]:
     process = context.Process(target=_read_all, args=(sender, images, truth))
     process.start()
     sender.close()
-    try:
-        found: tuple[int, float] = receiver.recv()
-        return found
-    finally:
-        process.kill()
-        process.join()
+    found: tuple[int, float] = receive(receiver, process)
+    return found
 
 
 def _read_all(connection: Connection, images: int, truth: Truth) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from tools.benchmarks.machine import copy_rate, matmul_rate
 from tools.benchmarks.models import ModelJob
 from tools.benchmarks.options import CLASSIFIERS, ClassifyOptions, Mode, TimingAndMemory
 from tools.benchmarks.output import BarChart, BenchmarkReport, ResultTable, write
-from tools.benchmarks.peak import peak_memory
+from tools.benchmarks.peak import in_fresh_process, peak_memory
 from tools.benchmarks.rounds import Implementation, measure, rate, ratio, rotated
 from tools.benchmarks.settings import Setting, Way, settings
 from tools.benchmarks.speed import SpeedRow, compare
@@ -32,6 +34,7 @@ from tools.benchmarks.waits import count_waits
 from tools.engine.run_folder import create_results
 
 FP32 = Way("fp32", True)
+LOCKS: list[Any] = []  # of a fresh process
 TINY = ("--size", 32, "--batch", 2, "--rounds", 2, "--turn", 0, "--threads", 1, "--memory", "false")
 
 
@@ -202,6 +205,21 @@ def test_peak_memory_is_of_one_implementation_alone():
     small, large = (peak_memory(Implementation("c", partial(allocate, size)), threads=1) or 0 for size in (60, 200))
     assert 66e6 < small < 90e6
     assert 220e6 < large < 244e6
+
+
+def named_semaphore() -> str:
+    """Create a lock that other processes could use, as tqdm does; return the name of its semaphore."""
+    LOCKS.append(multiprocessing.get_context("spawn").RLock())
+    return LOCKS[-1]._semlock.name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="semaphores have no names there")
+def test_fresh_processes_leave_no_semaphores_behind():
+    from _multiprocessing import sem_unlink
+
+    name = in_fresh_process(named_semaphore)
+    with pytest.raises(FileNotFoundError):
+        sem_unlink(name)
 
 
 def test_an_implementation_that_dies_has_no_peak():
