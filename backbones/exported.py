@@ -27,7 +27,7 @@ class ExportedBackbone(Backbone):
             mean=seen["mean"],
             std=seen["std"],
         )
-        self.load_report = LoadReport(str(file.path), (part,), (), (), (), note=f"run by {_library(file)} on the CPU")
+        self.load_report = LoadReport(str(file.path), (part,), (), (), (), note=f"run by {file.library} on the CPU")
         # An optimizer, which an evaluation builds but does not use, needs a parameter.
         self.placeholder = nn.Parameter(torch.zeros(0))
 
@@ -40,7 +40,3 @@ def as_bytes(image: Tensor) -> Tensor:
     """Return an image `[C, H, W]`, uint8 or floats in 0..1, as bytes `[H, W, C]`."""
     whole = image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
     return whole.movedim(0, -1).contiguous()
-
-
-def _library(file: ExportedFile) -> str:
-    return "OpenVINO" if file.path.suffix == ".xml" else "onnxruntime"

@@ -28,7 +28,7 @@ def atomic_file(path: Path, *, name: str = "") -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # others may write the same file
     try:
         yield temporary
         os.replace(temporary, path)

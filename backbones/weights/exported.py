@@ -44,6 +44,11 @@ def is_exported(path: object) -> bool:
     return isinstance(path, (str, os.PathLike)) and os.fspath(path).lower().endswith(SUFFIXES)
 
 
+def is_openvino(path: Path) -> bool:
+    """Return whether an exported file is one of OpenVINO."""
+    return path.suffix.lower() == ".xml"
+
+
 class ExportedFile:
     """An exported file that runs on the CPU.
 
@@ -63,9 +68,14 @@ class ExportedFile:
         self.path = Path(path)
         self.engine = _open(self.path, threads or torch.get_num_threads())
         self.metadata = _parsed(self.engine.metadata)
-        if "meta" not in self.metadata:
+        if not isinstance(self.metadata.get("meta"), dict):  # other programs may use the name, too
             raise UserError(f"{path}: has no description of its model; write the file with export.py")
         self.meta: JsonObject = self.metadata["meta"]
+
+    @property
+    def library(self) -> str:
+        """Return the name of the library that runs the file."""
+        return "OpenVINO" if is_openvino(self.path) else "onnxruntime"
 
     @property
     def is_raw(self) -> bool:
@@ -103,7 +113,7 @@ class ExportedFile:
         except Exception as error:  # the libraries' errors have no common class
             shapes = ", ".join(str(list(each.shape)) for each in inputs)
             raise UserError(
-                f"{self.path}: fails on inputs of shape {shapes} ({first_line(error)}); it accepts sides "
+                f"{self.path}: fails on inputs of shape {shapes} ({reason(error)}); it accepts sides "
                 f"{self.metadata.get('sizes', 'of its own')}, so resize the images, or export the run again"
             ) from None
         return [torch.from_numpy(np.array(each)).to(inputs[0].device) for each in found]
@@ -152,14 +162,23 @@ def _open(path: Path, threads: int) -> Engine:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     library, extra, open_file = (
-        ("openvino", "openvino", open_openvino) if path.suffix == ".xml" else ("onnxruntime", "export", open_onnx)
+        ("openvino", "openvino", open_openvino) if is_openvino(path) else ("onnxruntime", "export", open_onnx)
     )
+    weights = path.with_suffix(".bin")
+    if is_openvino(path) and not weights.is_file():
+        raise UserError(f"{path}: its weights, {weights}, are not here; put them beside it, or export it again")
     try:
         return open_file(path, threads)
     except ImportError:
         raise UserError(f"{path}: needs {library}; pip install 'resnet-transfer[{extra}]'") from None
     except Exception as error:  # the libraries' errors have no common class
-        raise UserError(f"{path}: cannot be opened by {library} ({first_line(error)}); export it again") from None
+        raise UserError(f"{path}: cannot be opened by {library} ({reason(error)}); export it again") from None
+
+
+def reason(error: BaseException) -> str:
+    """Return why a library failed, in one line. OpenVINO says it below the places in its code."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines and lines[0].startswith("Exception from ") else first_line(error)
 
 
 def open_onnx(path: Path, threads: int) -> Engine:

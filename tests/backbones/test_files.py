@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backbones.common.files import create_once, read_yaml, require_creatable
+from backbones.common.files import atomic_file, create_once, read_yaml, require_creatable
 from backbones.errors import UserError
 
 
@@ -54,3 +54,11 @@ def test_a_yaml_file_that_cannot_be_read_says_what_to_do(tmp_path: Path):
         read_yaml(path)
     with pytest.raises(UserError, match=r"; name an experiment$"):
         read_yaml(path, fix="name an experiment")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path):
+    target = tmp_path / "model.onnx"
+    with atomic_file(target) as first, atomic_file(target) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first" and list(tmp_path.iterdir()) == [target]

@@ -76,11 +76,9 @@ class DetectorFile:
 
         If the file returns all proposals, they are suppressed here.
         """
-        inputs, graph = self.inputs(images), self.graph
+        inputs = self.inputs(images)
         outputs = run(inputs)
-        boxes, scores, labels, owners, *masks = (
-            outputs if graph.suppress else graph.suppressed(*outputs, count=len(images))
-        )
+        boxes, scores, labels, owners, *masks = outputs if self.graph.suppress else self._suppressed(outputs, len(images))
         found = []
         for number, image in enumerate(images):
             own, size = owners == number, (image.shape[-2], image.shape[-1])
@@ -90,6 +88,11 @@ class DetectorFile:
                 named = replace(named, outlines=self._outlines(masks[0][own], inside, size))
             found.append(named)
         return found
+
+    def _suppressed(self, outputs: list[Tensor], count: int) -> tuple[Tensor, ...]:
+        """Return the detections among all proposals of `count` images."""
+        boxes, scores, owners = outputs
+        return self.graph.suppressed(boxes, scores, owners, count)
 
     def _outlines(self, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Outlines:
         """Paste masks as the detector does."""

@@ -131,7 +131,7 @@ def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> st
     if not whole[0] - whole[1] <= most:  # written this way because NaN must be refused too
         raise UserError(
             f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "
-            f"--most-loss {most}, so no file was kept; pass more --calibration images, or use fp32"
+            f"--most-loss {most}, so no file was kept; use fp32, or --int8 static with more --calibration images"
         )
     found = change(resample(before), resample(after))
     difference = f"{whole[1] - whole[0]:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"

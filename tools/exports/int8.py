@@ -121,9 +121,8 @@ class BitsReport:
         if self.agreement is not None and self.agreement < LEAST_AGREEMENT:
             raise UserError(
                 f"{option}: {self.agreement:.0%} of the predictions equal those of fp32, fewer than the required "
-                f"{LEAST_AGREEMENT:.0%}, so no file was kept; "
-                + ("pass more --calibration images, or " if option == "--int8" else "")
-                + f"leave {option} out"
+                f"{LEAST_AGREEMENT:.0%}, so no file was kept; leave {option} out"
+                + (", or use static with more --calibration images" if option == "--int8" else "")
             )
 
 

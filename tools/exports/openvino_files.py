@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from backbones.errors import UserError, first_line
-from backbones.weights.exported import METADATA, open_onnx
+from backbones.errors import UserError
+from backbones.weights.exported import METADATA, open_onnx, reason
 
 
 def require_openvino() -> None:
@@ -35,4 +35,4 @@ def write_openvino(source: Path, target: Path) -> None:
         model.set_rt_info(json.dumps(metadata), list(METADATA))
         openvino.save_model(model, target, compress_to_fp16=False)
     except Exception as error:  # its errors have no common class
-        raise UserError(f"OpenVINO cannot hold this model ({first_line(error)}); use --format onnx") from None
+        raise UserError(f"OpenVINO cannot hold this model ({reason(error)}); use --format onnx") from None

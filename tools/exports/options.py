@@ -100,10 +100,25 @@ class ExportOptions:
         )
         name = f"model{kind}{SUFFIXES[self.format]}"
         target = Path(self.output) if self.output else folder / name
-        if self.format in ("onnx", "openvino") and target.suffix != SUFFIXES[self.format]:
+        if target.suffix != SUFFIXES[self.format]:
             raise UserError(f"--output {target}: must end with {SUFFIXES[self.format]} for --format {self.format}")
-        if target.exists() and not self.overwrite:
-            raise UserError(f"--output {target}: exists already; name another file or pass --overwrite")
+        for path in (target, target.with_suffix(".xml")) if self.fastest_on == "cpu" else (target,):
+            self.require_new(path)
         if not target.absolute().parent.is_dir():
             raise UserError(f"--output {target}: its folder does not exist; create the folder first")
         return target
+
+    def require_new(self, target: Path) -> None:
+        """Check that no file is in the way, unless it may be replaced.
+
+        Raises:
+            UserError: a file exists.
+        """
+        for path in files_of(target):
+            if path.exists() and not self.overwrite:
+                raise UserError(f"--output {path}: exists already; name another file or pass --overwrite")
+
+
+def files_of(target: Path) -> tuple[Path, ...]:
+    """Return the files that an export to `target` writes: beside an OpenVINO file lie its weights."""
+    return (target.with_suffix(".bin"), target) if target.suffix == ".xml" else (target,)

@@ -20,7 +20,7 @@ from tools.exports.half import write_half
 from tools.exports.images import image_files, image_folder
 from tools.exports.models import load_exportable
 from tools.exports.openvino_files import require_openvino, write_openvino
-from tools.exports.options import ExportOptions
+from tools.exports.options import ExportOptions, files_of
 from tools.exports.raw_images import join_raw
 from tools.exports.state_dict import run_library_model, write_state_dict
 from tools.exports.trial import try_file
@@ -44,10 +44,8 @@ def export(options: ExportOptions, target: Path) -> dict[str, str]:
     with TemporaryDirectory() as folder:
         written, found = _write(Path(folder) / f"written{target.suffix}", exportable, options, paths)
         target = target.with_suffix(written.suffix)
-        if target.exists() and not options.overwrite:
-            raise UserError(f"--output {target}: exists already; name another file or pass --overwrite")
-        # The weights of an OpenVINO file lie beside it.
-        for path in (written.with_suffix(".bin"), written) if written.suffix == ".xml" else (written,):
+        options.require_new(target)  # another export may have been faster
+        for path in files_of(written):
             with atomic_file(target.with_suffix(path.suffix)) as temporary:
                 shutil.copyfile(path, temporary)
     return found | {"written to": str(target)}

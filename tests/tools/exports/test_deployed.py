@@ -18,6 +18,7 @@ from tools import export, report
 from tools.runs.file_metrics import measure_file
 from tools.runs.folder import RunFolder
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 MAIN = {"det": "AP", "seg": "mIoU", "cls": "top1"}
 
@@ -74,6 +75,16 @@ def test_a_file_of_openvino_is_measured(cls_folder: Path, tmp_path: Path):
     assert found.images == run.results["images"]
     # Logits of an exported file may differ by 1e-3 (tools.exports.exportable.TOLERANCE), and so may their loss.
     assert found.metrics["nll"] == pytest.approx(run.results["nll"], abs=1e-3)
+    # Capitals in the suffix change nothing, and the library's reason is named.
+    for name, copy in (("model.bin", "CAPITALS.bin"), ("model.xml", "CAPITALS.XML")):
+        shutil.copy(tmp_path / name, tmp_path / copy)
+    assert measure_file(run, tmp_path / "CAPITALS.XML", data=None).metrics == found.metrics
+    shutil.copy(tmp_path / "model.xml", tmp_path / "other.xml")
+    with pytest.raises(UserError, match=r"other.xml: its weights, .*other.bin, are not here; put them beside it, or"):
+        measure_file(run, tmp_path / "other.xml", data=None)
+    (tmp_path / "other.bin").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"cannot be opened by openvino \(Incorrect weights in bin file!\); export it"):
+        measure_file(run, tmp_path / "other.xml", data=None)
     # Threads may share the file, as they may share a run.
     images = [np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8) for number in range(4)]
     model = classification.load(tmp_path / "model.xml")
@@ -99,6 +110,11 @@ def test_files_that_do_not_fit_take_one_line(tiny_runs: dict[str, Path], cls_fol
     assert "model.pth: is no exported file (.onnx, or .xml of OpenVINO)" in refused(tmp_path / "model.pth")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     assert "cannot be opened by onnxruntime" in refused(tmp_path / "broken.onnx")
+    other = onnx.load(file)
+    for entry in other.metadata_props:
+        entry.value = '"of another program"' if entry.key == "meta" else entry.value
+    onnx.save(other, tmp_path / "other.onnx")
+    assert "has no description of its model; write the file with export.py" in refused(tmp_path / "other.onnx")
     seg = RunFolder.read(tiny_runs["seg"])
     assert f"is a file for classification, but {seg.folder} is a segmentation run" in refused(file, seg)
     run.results["per_class"]["kiwi"] = run.results["per_class"].pop("apple")

@@ -228,6 +228,7 @@ def test_nan_differs_too(cls: Path, pictures: Path) -> None:
         (["--precision", "fp16", "--format", "torch-export"], "needs --format onnx or openvino"),
         (["--for", "cpu", "--int8", "static"], "chooses format and bits itself"),
         (["--format", "openvino"], "must end with .xml for --format openvino"),
+        (["--format", "torchvision"], "must end with .pth for --format torchvision"),
     ],
 )
 def test_user_errors_are_one_line(cls: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -243,7 +244,12 @@ def test_what_is_there_is_kept(cls: Path, tmp_path: Path) -> None:
         exported(cls, target)
     with pytest.raises(UserError, match="does not exist"):
         exported(cls, tmp_path / "absent" / "net.onnx")
-    assert target.read_text() == "precious"
+    # The weights of an OpenVINO file lie beside it, and the fastest file may be one.
+    (tmp_path / "other.bin").write_text("precious")
+    for name, words in (("other.xml", ["--format", "openvino"]), ("other.onnx", ["--for", "cpu"])):
+        with pytest.raises(UserError, match=r"--output .*other\.bin: exists already; name another file or"):
+            exported(cls, tmp_path / name, *words)
+    assert target.read_text() == (tmp_path / "other.bin").read_text() == "precious"
 
 
 def test_few_or_absent_images_are_refused(cls: Path, pictures: Path, tmp_path: Path) -> None:
