@@ -78,7 +78,9 @@ class DetectorFile:
         """
         inputs = self.inputs(images)
         outputs = run(inputs)
-        boxes, scores, labels, owners, *masks = outputs if self.graph.suppress else self._suppressed(outputs, len(images))
+        boxes, scores, labels, owners, *masks = (
+            outputs if self.graph.suppress else self._suppressed(outputs, len(images))
+        )
         found = []
         for number, image in enumerate(images):
             own, size = owners == number, (image.shape[-2], image.shape[-1])
