@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from backbones.errors import counted
+
 DEFAULT_THRESHOLD = 0.5  # of a class without examples
 # One row per image, as columns by name: index [N], label and score [N, classes], read [N].
 LabelRows: TypeAlias = dict[str, np.ndarray]
@@ -183,7 +185,7 @@ def label_sets_csv(rows: LabelRows, names: Sequence[str], classes: Sequence[str]
 
 def format_label_sets(results: Mapping[str, Any]) -> str:
     """Format the metrics of `LabelSets.compute()` as text: the means, then the hardest classes."""
-    lines = [f"{results['images']} images, several classes each"]
+    lines = [f"{counted(results['images'], 'image')}, several classes each"]
     for name in ("mAP", "macro_f1", "micro_f1", "exact_match"):
         if results[name] is not None:
             lines.append(f"{name:<11}  {results[name]:7.2%}")

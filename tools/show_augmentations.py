@@ -18,7 +18,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the root, not tools/, whose names could shadow others
 
 from backbones.common.files import atomic_file, create_output
-from backbones.errors import UserError, require
+from backbones.errors import UserError, counted, require
 from detection.options import DetectionDataOptions
 from tools.cli.ending import run
 from tools.cli.parsing import parse
@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     picture = augmented_sheet(data, augment, rows=sheet.view_images, views=sheet.views)
     with atomic_file(path, name=f"--output {path}") as temporary:
         picture.save(temporary, format="png")
-    print(f"{sheet.view_images} images in {sheet.views} epochs of --augment {data.augment}: {path}")
+    print(
+        f"{counted(sheet.view_images, 'image')} in {counted(sheet.views, 'epoch')} of --augment {data.augment}: {path}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
 from backbones.common.files import JsonObject
-from backbones.errors import first_names
+from backbones.errors import counted, first_names
 from tools.checks.box_sizes import describe_line, describe_proposals
 
 EXAMPLES = 3  # of each kind in the table; the JSON file has all
 WIDTH = 160  # characters of an example
 NOT_SPLIT = "the data set is not split; --val-fraction divides it"
 CLASSES = 24  # in the table; the JSON file has all
+SINGULAR = {"classes": "class", "images": "image", "annotations": "annotation"}  # of what is counted in a split
 IMBALANCED = 10  # number of the most frequent class over that of the rarest, from which a remark is due
 # Kinds that do not disturb training, but deserve attention.
 REMARKS = (
@@ -141,12 +142,12 @@ class CheckReport:
 
     def _summary(self) -> str:
         checked = "; ".join(
-            f"{split}: {', '.join(f'{count} {what}' for what, count in counts.items())}"
+            f"{split}: {', '.join(counted(count, SINGULAR[what]) for what, count in counts.items())}"
             for split, counts in self.checked.items()
         )
         remarks = len(self.problems) - self.wrong
-        found = [_counted(self.wrong, "problem") if self.wrong else "clean"]
-        found += [_counted(remarks, "remark")] if remarks else []
+        found = [counted(self.wrong, "problem") if self.wrong else "clean"]
+        found += [counted(remarks, "remark")] if remarks else []
         return f"{', '.join(found)} ({checked})"
 
 
@@ -156,10 +157,6 @@ def _described(split: str, per_class: Mapping[str, float]) -> str:
     order = sorted(per_class, key=lambda name: -per_class[name])
     parts = [f"{name} {per_class[name]:.2%}" if fractions else f"{name} {per_class[name]}" for name in order]
     return f"{'pixels' if fractions else 'images'} of {split} by class: {first_names(parts, CLASSES)}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def unequal(counts: Mapping[str, int], what: str) -> str:

@@ -72,7 +72,8 @@ def norm_row(model: nn.Module, process_batch: int | None) -> str:
     images = process_batch * (1 if "live" in table else distributed.world_size())
     if images >= LIVE_NORM_IMAGES or not any(state.startswith("live") for state in table):
         return text
-    return f"{text}; WARNING: live batch norm over {images} images is noisy; --norm frozen, group, or sync on GPUs"
+    few = f"live batch norm over {counted(images, 'image')} is noisy"
+    return f"{text}; WARNING: {few}; --norm frozen, group, or sync on GPUs"
 
 
 def print_plan(rows: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.processes import distributed
 
 
@@ -44,7 +44,7 @@ def restore_random(states: Sequence[dict[str, torch.Tensor]], device: torch.devi
         set_random_state(states[distributed.rank()], device)
     elif distributed.is_main():
         print(
-            f"the run was started on {len(states)} processes and continues on {distributed.world_size()}: "
+            f"the run was started on {counted(len(states), 'process')} and continues on {distributed.world_size()}: "
             "the images of each step and the learning rate are the same, but random samples, the images that "
             "live batch norm sees together, and the order of summation differ, so the result is not bit-exact"
         )

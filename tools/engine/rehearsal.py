@@ -11,6 +11,7 @@ from time import perf_counter
 
 import torch
 
+from backbones.errors import counted
 from tools.engine.batches import Batch, Batches
 from tools.engine.loop import train_epoch
 from tools.engine.state import Training
@@ -47,7 +48,9 @@ class Rehearsal:
         return cls(**json.loads(lines[-1])[KEY]) if lines else None
 
     def __str__(self) -> str:
-        return f"{self.steps:,} steps of {self.seconds:.3g} s: about {self.hours:.2g} hours without evaluations"
+        return (
+            f"{counted(self.steps, 'step')} of {self.seconds:.3g} s: about {self.hours:.2g} hours without evaluations"
+        )
 
 
 def rehearse(

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from backbones.common.files import JsonObject
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from backbones.trained import TrainedFile, find
 from backbones.weights.exported import is_exported
 from tools.cli.parsing import parse
@@ -127,15 +127,15 @@ def _loss(key: str, before: ImageScore, after: ImageScore, *, most: float) -> st
     Raises:
         UserError: the file loses more than `most`.
     """
-    size, whole = before.size, (before.whole, after.whole)
+    images, whole = counted(before.size, "image"), (before.whole, after.whole)
     if not whole[0] - whole[1] <= most:  # written this way because NaN must be refused too
         raise UserError(
-            f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {size} images, more than "
+            f"the exported file loses {whole[0] - whole[1]:.4f} of {whole[0]:.4f} {key} on {images}, more than "
             f"--most-loss {most}, so no file was kept; use fp32, or --int8 static with more --calibration images"
         )
     found = change(resample(before), resample(after))
     difference = f"{whole[1] - whole[0]:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-    return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {size} images: {difference}"
+    return f"{key} {whole[0]:.4f} -> {whole[1]:.4f} on {images}: {difference}"
 
 
 def evaluated(trained: TrainedFile, weights: Path, folder: Path, *, bits: str = "fp32") -> RunFolder:

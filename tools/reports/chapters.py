@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backbones.errors import UserError
+from backbones.errors import UserError, counted
 from tools.reports.cells import percent
 from tools.reports.deployed import deployed_section
 from tools.reports.outline import TaskReport
@@ -30,7 +30,7 @@ def build_page(runs: Sequence[RunFolder], settings: ReportSettings, deployed: Fi
         UserError: if the runs were not evaluated on the same images.
     """
     first, single = runs[0], len(runs) == 1
-    images = f"{first.results['images']:,} images"
+    images = counted(first.results["images"], "image")
     return ReportPage(
         title=f"{first.task.capitalize()}: {first.name}" if single else f"{len(runs)} {first.task} runs",
         lead=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backbones.errors import counted
 from tools.reports.cells import fraction_cell, text_cell, text_column
 from tools.reports.page import Section, SortableTable, TableCell, TableColumn
 from tools.runs.file_metrics import FileMetrics
@@ -18,11 +19,11 @@ def deployed_section(run: RunFolder, found: FileMetrics) -> Section:
         for name, value in found.metrics.items()
         if value is not None
     ]
-    size = found.path.stat().st_size / 1e6
+    size, images = found.path.stat().st_size / 1e6, counted(found.images, "image")
     table = SortableTable("Metrics of the run and of the file", columns, rows, "In percent, except nll.")
     text = (
-        f"{found.path.name} ({size:.1f} MB) on the {found.images:,} images on which the run was evaluated, with the "
-        f"steps around the file that a program takes: {1000 * found.seconds:.0f} ms an image on the CPU, reading "
+        f"{found.path.name} ({size:.1f} MB) on the {images} on which the run was evaluated, with "
+        f"the steps around the file that a program takes: {1000 * found.seconds:.0f} ms an image on the CPU, reading "
         "included."
     )
     return Section("Exported file", [table], text)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from backbones.errors import counted
 from tools.evaluation.resampling import SEED
 from tools.reports.cells import fraction_cell, text_cell, text_column
 from tools.reports.page import Section, SortableTable, TableCell, TableColumn
@@ -102,7 +103,7 @@ def differences_section(
         images: number of images.
         resamples: number of bootstrap resamples; 0 for no intervals.
     """
-    text = f"Differences from {names[0]} on the same {images:,} images, in percentage points."
+    text = f"Differences from {names[0]} on the same {counted(images, 'image')}, in percentage points."
     if resamples:
         text += (
             f" Each interval holds {100 * CONFIDENCE:.0f} % of {resamples:,} bootstrap resamples of the images. It "

@@ -18,7 +18,7 @@ from tool_exports import EXPORTS
 
 from backbones.errors import UserError
 from tools import check_data
-from tools.checks.findings import ReportJson
+from tools.checks.findings import CheckReport, ReportJson
 from tools.cli.parsing import parse
 
 
@@ -479,3 +479,8 @@ def test_an_absent_validation_split_beside_a_test_split_is_reported(tmp_path: Pa
     assert list(report.checked) == ["train"]
     (problem,) = [problem for problem in report.problems if problem.kind == "no such split"]
     assert problem.text == ("the data set has the splits test, train; name one with --val-split, or use --val-fraction")
+
+
+def test_one_image_is_counted_in_the_singular():
+    report = CheckReport(checked={"train": {"classes": 1, "images": 1}, "val": {"images": 0, "annotations": 2000}})
+    assert report.table() == "clean (train: 1 class, 1 image; val: 0 images, 2,000 annotations)"

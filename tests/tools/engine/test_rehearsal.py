@@ -55,6 +55,7 @@ def test_a_dry_run_of_a_classifier(tiny_runs: dict[str, Path], tmp_path: Path, m
 def test_hours_are_of_all_steps():
     assert Rehearsal.from_output("ended early\n") is None
     assert str(Rehearsal(90_000, 0.2)) == "90,000 steps of 0.2 s: about 5 hours without evaluations"
+    assert str(Rehearsal(1, 3600.0)).startswith("1 step of ")
 
 
 def test_only_a_training_can_be_rehearsed():
