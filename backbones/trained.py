@@ -130,6 +130,18 @@ def find(
     return TrainedFile(path, meta, config)
 
 
+def find_weights(run: str | os.PathLike[str]) -> TrainedFile:
+    """Find the trained model in a run folder or weights file, as `find` does. An exported file is refused.
+
+    Raises:
+        UserError: there is no such model, or it is an exported file, which does not give its weights.
+    """
+    trained = find(run)
+    if is_exported(trained.path):
+        raise UserError(f"{run}: is an exported file; name the run or its model.safetensors")
+    return trained
+
+
 Options = TypeVar("Options")
 
 

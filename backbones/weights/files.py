@@ -161,6 +161,8 @@ def _header_entry(path: str | os.PathLike[str], name: str) -> JsonObject:
 
 
 def _content(path: Path) -> object:
+    if is_exported(path):
+        raise UserError(f"{path}: an exported file gives no weights; name the weights file of its run")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     return read_plain_pickle(path) if is_plain(path) else read_pickle(path)

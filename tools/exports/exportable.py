@@ -33,7 +33,11 @@ from backbones.trained import TrainedFile
 # 100 layers x sqrt(5,000) terms of a sum x 1.2e-7 (fp32) are 8e-4.
 TOLERANCE = 1e-3
 # How the files of all tasks expect colours, in their metadata.
-COLOURS = {"colour_order": "RGB", "values": "0..1: bytes over 255, before subtracting the mean"}
+COLOURS = {
+    "colour_order": "RGB",
+    "values": "0..1: bytes over 255, before subtracting the mean",
+    "16 bits": "a value's byte is the upper eight of its `input.bits` bits (16 if absent)",
+}
 CONFIG = ("test_crops", "crop_size")  # options of the run's evaluation that are steps around the file
 Inputs = tuple[Tensor, ...]  # the tensors that a model takes, in order
 Runner = Callable[[Inputs], list[Tensor]]  # runs a file: input tensors to output tensors

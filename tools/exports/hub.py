@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from backbones.common.files import atomic_file
 from backbones.common.run_files import RESULTS_FILE
 from backbones.errors import UserError
-from backbones.trained import find
+from backbones.trained import find, find_weights
 from backbones.weights import hub
 from backbones.weights.network import check_reachable, is_network_error
 from tools.exports.model_card import model_card, write_public
@@ -34,7 +34,7 @@ def push(*, run: str, repository: str, licence: str, private: bool) -> str:
     Raises:
         UserError: there is no such run or no token, or the hub refuses.
     """
-    trained = find(run)
+    trained = find_weights(run)
     name, revision = hub.split(repository)
     if revision:
         raise UserError(

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 import classification
 import segmentation
 from backbones.errors import UserError
-from backbones.trained import TrainedFile, find
-from backbones.weights.exported import is_exported
+from backbones.trained import TrainedFile, find_weights
 from classification.transforms import describe_views
 from tools.exports.detector import exportable_detector
 from tools.exports.exportable import COLOURS, Exportable, common_metadata, prepare
@@ -25,9 +24,7 @@ def load_exportable(run: str, *, suppress: bool = True, raw: bool = False) -> Ex
     Raises:
         UserError: there is no trained model of this project, or an option does not fit its task.
     """
-    trained = find(run)
-    if is_exported(trained.path):
-        raise UserError(f"{run}: is an exported file already; name the run or its model.safetensors")
+    trained = find_weights(run)
     if trained.task != "detection" and not suppress:
         raise UserError(f"--nms: is for detectors, but {run} is a {trained.task} model; leave it out")
     if trained.task == "classification" and raw:

@@ -17,16 +17,18 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import backbones
 import classification
 import detection
 import segmentation
 from backbones.errors import UserError
 from backbones.trained import TrainedFile
 from backbones.weights.exported import ExportedFile
-from tools import export, predict, train_cls, train_seg
+from tools import export, hub, predict, train_cls, train_seg
 from tools.exports import evaluation
 from tools.exports.evaluation import measure_loss
 from tools.exports.fastest import choose_fastest
+from tools.exports.models import load_exportable
 from tools.prediction.opening import open_model
 from tools.runs.scores import ImageScore
 
@@ -218,3 +220,12 @@ def test_files_of_others_and_damaged_files_are_refused(tmp_path: Path) -> None:
         detection.load(tmp_path / "b.onnx")
     with pytest.raises(UserError, match="no such run folder or weights file"):
         open_model(tmp_path / "c.onnx")
+    with pytest.raises(UserError, match=r"a\.onnx: an exported file gives no weights; name the weights file of its run"):
+        backbones.build("resnet18", weights=str(tmp_path / "a.onnx"))
+
+
+def test_commands_that_need_weights_refuse_an_exported_file(cls_file: Path) -> None:
+    words = ["push", "--run", str(cls_file), "--repo", "a/b", "--license", "mit"]
+    for call in (lambda: hub.main(words), lambda: load_exportable(str(cls_file))):
+        with pytest.raises(UserError, match=r"is an exported file; name the run or its model.safetensors"):
+            call()
