@@ -141,6 +141,11 @@ def _is_home(folder: Path, split: str, options: Reading) -> bool:
 def _listing(data: Path, split: str, options: Reading) -> ClassListing:
     """Recognise the layout and read the split with it."""
     if data.is_file():
+        if data.suffix.lower() == ".json":
+            raise UserError(
+                f"--data {data}: is a JSON file, which holds no classes of images; name a folder or a CSV file. "
+                "tools/train_det.py reads annotations of boxes with --annotations"
+            )
         return csv_layout.read(data.parent, [data], split, options)
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder; check the path")

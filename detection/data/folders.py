@@ -65,10 +65,24 @@ def known_layout(root: Path, name: str | None = None) -> Layout:
         raise UserError(f"--data {root}: no such folder; check the path")
     layout = layout_of(root, name)
     if layout is None:
+        refuse_annotation_file(root)
         refuse_other_tool(root)
         refuse_unknown_columns(root)
         raise UserError(f"--data {root}: unknown layout; {describe_nearest(root)}")
     return layout
+
+
+def refuse_annotation_file(root: Path) -> None:
+    """Refuse a file of annotations where the folder of a data set is expected.
+
+    Raises:
+        UserError: `root` is a JSON file.
+    """
+    if root.suffix.lower() == ".json" and root.is_file():
+        raise UserError(
+            f"--data {root}: is an annotation file, not the folder of a data set; name the file with --annotations, "
+            "and the folder of its images with --images"
+        )
 
 
 def describe_nearest(root: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
@@ -36,7 +37,7 @@ from detection.data.layouts.yolo_places import NO_LABELS
 from detection.data.truth import Truth
 from detection.options import DetectionDataOptions
 from segmentation.data.convert import MapLayout
-from tools import convert_data
+from tools import check_data, convert_data, train_cls, train_det
 
 
 def made(tmp_path: Path, name: str) -> Path:
@@ -503,3 +504,18 @@ def test_folders_of_splits_are_no_folders_of_images(tmp_path: Path):
         write_dogs(tmp_path / name / "a.xml", "dog")
     with pytest.raises(UserError, match="unknown layout"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (train_det, "is an annotation file, .*; name the file with --annotations, and .* with --images"),
+        (check_data, "is an annotation file, .*; name the file with --annotations, and .* with --images"),
+        (train_cls, "is a JSON file, which holds no classes .* reads annotations of boxes with --annotations"),
+    ],
+)
+def test_an_annotation_file_is_not_taken_for_a_data_set(command: ModuleType, said: str, tmp_path: Path):
+    file = tmp_path / "instances_train.json"
+    file.write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(UserError, match=f"--data {file}: {said}"):
+        command.main(["--data", str(file)])

@@ -23,6 +23,7 @@ from detection.data.folders import (
     layout_of,
     offers_split,
     open_split,
+    refuse_annotation_file,
 )
 from detection.data.layouts.base import Layout
 from detection.data.layouts.other_tools import refuse_other_tool
@@ -155,6 +156,7 @@ def _check_folders(
 
 def _refuse_boxes(root: Path) -> None:
     """Refuse boxes in an unknown layout, whose folders could be taken for class folders."""
+    refuse_annotation_file(root)
     refuse_other_tool(root)
     boxes = describe_foreign(root)
     if boxes is not None and boxes[1] == "train_det.py":
