@@ -43,6 +43,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{number:,} {noun}s"
 
 
+def no_folder(path: Path) -> str:
+    """Return why a path is not a folder, for a message."""
+    return "is a file, not a folder" if path.is_file() else "no such folder"
+
+
 def first_names(names: Sequence[str], most: int = 5) -> str:
     """Return at most `most` names as text, and the number of the others: "ant, bee and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from backbones.common.listing import subfolders
 from backbones.common.values import LONGEST_SIDE, is_file_name, is_number, is_text
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 
 # Other names of the splits that commands use by default, in the order in which they are tried.
 SPLIT_NAMES = {"train": ("training", "default"), "val": ("valid", "validation", "dev")}
@@ -94,7 +94,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         UserError: the file or folder does not exist, or there are several files.
     """
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder; check the path")
+        raise UserError(f"--data {root}: {no_folder(root)}; check the path")
     split = existing_split(split, lambda name: bool(instances_files(root, name)))
     found = instances_files(root, split)
     if not found:

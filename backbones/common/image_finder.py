@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from backbones.common.datasets import Record, file_of_image, leads_out
 from backbones.common.listing import Listing, is_file, list_files
 from backbones.common.suffixes import IMAGE_SUFFIXES
-from backbones.errors import UserError, counted, first_names
+from backbones.errors import UserError, counted, first_names, no_folder
 
 LABEL_STUDIO = "/data/local-files/?d="  # before the quoted path of a local file
 UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix of the name of an uploaded file
@@ -46,7 +46,7 @@ class ImageFinder:
     @cached_property
     def _listing(self) -> Listing:
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder of images; check the path")
+            raise UserError(f"{self.folder}: {no_folder(self.folder)} of images; check the path")
         return list_files(self.folder, self._suffixes)
 
     @cached_property

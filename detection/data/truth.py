@@ -16,7 +16,7 @@ from backbones.common.datasets import Record, listed_lines, read_coco
 from backbones.common.image_finder import renamed_note
 from backbones.common.listing import list_files
 from backbones.common.suffixes import IMAGE_SUFFIXES
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 
 Protocol = Literal["coco", "voc", "lvis"]
 ProblemHandler = Callable[[str, str, UserError], None]  # kind of the problem, file, and error text
@@ -138,7 +138,7 @@ class FolderImages:
             UserError: the folder does not exist.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images; check the path")
+            raise UserError(f"{folder}: {no_folder(folder)} of images; check the path")
         listing, by_stem = list_files(folder, IMAGE_SUFFIXES), dict[str, list[str]]()
         for file in listing.files:
             name = file.relative_to(folder).as_posix()

@@ -1,10 +1,15 @@
-"""Numbers with nouns in messages."""
+"""Numbers with nouns in messages, and folders that are none."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from backbones.errors import counted
+from backbones.common.datasets import find_split
+from backbones.errors import UserError, counted
+from tools.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -22,3 +27,12 @@ from backbones.errors import counted
 )
 def test_a_noun_is_in_the_plural_unless_there_is_one(number: int, noun: str, text: str):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize("command", [RunFolder.read, lambda path: find_split(path, "train")])
+def test_a_file_is_not_called_an_absent_folder(command: Callable[[Path], object], tmp_path: Path):
+    (tmp_path / "table.md").touch()
+    with pytest.raises(UserError, match=r"table\.md: is a file, not a folder; "):
+        command(tmp_path / "table.md")
+    with pytest.raises(UserError, match="gone: no such folder; "):
+        command(tmp_path / "gone")

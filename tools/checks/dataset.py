@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from backbones.common.datasets import existing_split, find_split, instances_files
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 from classification.data.foreign import describe_foreign
 from classification.data.listing import ClassListing, NoSplitError
 from classification.data.reading import Reading
@@ -201,7 +201,7 @@ def _coco_splits(
                 report.add("no such split", name, file=str(root), text=whole)
     for _, folder in found.values():
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of images; check the path")
+            raise UserError(f"{folder}: {no_folder(folder)} of images; check the path")
     return found
 
 

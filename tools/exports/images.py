@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backbones.common.listing import list_files
 from backbones.common.suffixes import PIXEL_SUFFIXES
-from backbones.errors import UserError, counted
+from backbones.errors import UserError, counted, no_folder
 from backbones.trained import TrainedFile, find, options_of
 from detection.data.folders import read_annotations
 from detection.options import DetectionDataOptions
@@ -26,7 +26,7 @@ def image_folder(options: ExportOptions) -> Path:
     if options.images:
         folder = Path(options.images)
         if not folder.is_dir():
-            raise UserError(f"--images {folder}: no such folder; check the path")
+            raise UserError(f"--images {folder}: {no_folder(folder)}; check the path")
         return folder
     trained = find(options.run)
     named = (trained.config.get(name) for name in ("val_images", "images", "data"))

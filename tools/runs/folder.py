@@ -13,7 +13,7 @@ from backbones.common.bits import WHOLE_BITS
 from backbones.common.data_split import SPLITS_FILE, DataSplit
 from backbones.common.files import JsonObject, read_yaml
 from backbones.common.run_files import CONFIG_FILE, LOG_FILE, RESULTS_FILE
-from backbones.errors import UserError
+from backbones.errors import UserError, no_folder
 from tools.evaluation.reading import read_json
 from tools.runs.log import read_lines
 from tools.runs.results import with_present_form
@@ -51,7 +51,7 @@ class RunFolder:
             UserError: if it is not a run folder, or its run has no results.
         """
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; name a run folder, such as runs/det-20260101-120000")
+            raise UserError(f"{folder}: {no_folder(folder)}; name a run folder, such as runs/det-20260101-120000")
         if not (folder / CONFIG_FILE).is_file():
             raise UserError(f"{folder}: is not a run folder (it has no config.yaml); name a folder that a run wrote")
         config = read_yaml(folder / CONFIG_FILE)
