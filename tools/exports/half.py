@@ -19,6 +19,7 @@ def write_half(source: Path, target: Path) -> None:
     """Write a copy of an fp32 ONNX file with layers in fp16. Inputs and outputs stay fp32."""
     import onnx  # an optional package
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(source)
     for number, node in enumerate(model.graph.node):
@@ -28,6 +29,8 @@ def write_half(source: Path, target: Path) -> None:
     # Shape inference would not know the shapes of a detector's boxes.
     largest = float(np.finfo(np.float16).max)  # the default limit of 1e4 would clip larger weights
     half_model = convert_float_to_float16(model, keep_io_types=True, node_block_list=others, max_finite_val=largest)
+    # The conversion appends its casts to the end of the graph, but `join_raw` needs nodes in the order of computing.
+    OnnxModel(half_model).topological_sort()
     onnx.save(half_model, target)
 
 

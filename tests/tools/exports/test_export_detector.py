@@ -279,8 +279,10 @@ def test_16_bits_keep_large_weights(tmp_path: Path) -> None:
     )  # fmt: skip
     onnx.save(onnx.helper.make_model(graph), tmp_path / "whole.onnx")
     write_half(tmp_path / "whole.onnx", tmp_path / "half.onnx")
-    (kept,) = onnx.load(tmp_path / "half.onnx").graph.initializer
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    (kept,) = graph.initializer
     assert np.array_equal(onnx.numpy_helper.to_array(kept), weights.astype(np.float16))
+    assert [node.op_type for node in graph.node] == ["Cast", "Conv", "Cast"]  # in the order of computing
 
 
 @pytest.mark.parametrize(
