@@ -39,14 +39,10 @@ def test_an_unknown_keyword_is_named_with_those_that_exist(function: Callable[..
         function("resnet20", colour=0.5)
 
 
-ONCE = iter([0.5, 1])
-
-
 @pytest.mark.parametrize(
     ("load", "given", "expected"),
     [
         (segmentation.load, {"scales": 0.5}, "scales=0.5: expected a list of numbers"),
-        (segmentation.load, {"scales": ONCE}, f"scales={ONCE!r}: expected a list of numbers"),
         (segmentation.load, {"scales": [1, math.nan]}, "scales=[1, nan]: expected a list of numbers"),
         (segmentation.load, {"overlap": math.inf}, "overlap=inf: expected a number"),
         (segmentation.load, {"tile": "256"}, "tile='256': expected a whole number"),
@@ -59,6 +55,12 @@ ONCE = iter([0.5, 1])
 def test_a_value_of_another_type_is_named_and_not_the_file(load: Callable[..., Any], given: dict, expected: str):
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
         load("run", **given)
+
+
+def test_iterators_are_no_lists_of_numbers():
+    scales = iter([0.5, 1])
+    with pytest.raises(UserError, match=f"^{re.escape(f'scales={scales!r}: expected a list of numbers')}$"):
+        segmentation.load("run", scales=scales)
 
 
 def test_numbers_of_other_libraries_are_taken_for_options():

@@ -94,10 +94,9 @@ def run(task: Task[Options, Data, Model], options: Options) -> Rehearsal | None:
 
 
 def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -> tuple[Data, Model]:
-    """Open the data and build the model. The plugins of weights to evaluate must have been named."""
+    """Open the data and build the model."""
     if options.run.eval_only and not options.run.resume:
-        weights = options.model.weights
-        plugins.require(read_meta(resolve(weights)).get("plugins"), where=f"--weights {weights}")
+        _require_evaluable(options.model.weights, task.name)
     if not options.run.eval_only and is_exported(options.model.weights):
         raise UserError(
             f"--weights {options.model.weights}: an exported file cannot be trained; add --eval-only, or name the "
@@ -107,6 +106,18 @@ def _build(task: Task[Options, Data, Model], options: Options, bad: BadImages) -
         _require_start(options.model.weights)
     data = task.build_data(options, bad)
     return data, task.build_model(options, data)
+
+
+def _require_evaluable(weights: str, task: str) -> None:
+    """Refuse to evaluate weights of another task, or weights whose plugins were not named.
+
+    Raises:
+        UserError: they are weights of another task, or their plugins are not loaded.
+    """
+    meta = read_meta(resolve(weights))
+    if meta.get("task", task) != task:
+        raise UserError(f"--weights {weights}: is a model for {meta['task']}; evaluate it with that task's command")
+    plugins.require(meta.get("plugins"), where=f"--weights {weights}")
 
 
 def _require_start(weights: str) -> None:

@@ -89,10 +89,12 @@ class Task(Protocol[Options, Data, Model]):
     """Interface of a task, such as detection, for `tools.engine.run`.
 
     Attributes:
+        name: task of the models that it trains, such as "detection".
         prefix: first part of the names of run folders, such as "det".
         fixed_size: whether all training batches have one shape.
     """
 
+    name: ClassVar[str]
     prefix: ClassVar[str]
     fixed_size: ClassVar[bool]
 

@@ -58,6 +58,7 @@ METRICS = {False: ("top1", "balanced_accuracy", "macro_f1"), True: ("mAP", "macr
 class ClassificationTask:
     """Classification as a training task. `tools.engine.task.Task` says when each method is called."""
 
+    name: ClassVar[str] = "classification"
     prefix: ClassVar[str] = "cls"
     fixed_size: ClassVar[bool] = True
 
@@ -121,7 +122,7 @@ class ClassificationTask:
             options.model.backbone, options.model.weights, asked.crop_size, asked.resize_size, asked.interpolation
         )
         return {
-            "task": "classification",
+            "task": self.name,
             "classes": list(data.classes),
             **({"multi_label": True} if data.multi_label else {}),
             **({"categories": asdict(options.categories)} if options.categories.changes_classes else {}),

@@ -54,6 +54,7 @@ EVAL_BATCH = 8  # largest number of images in one forward pass
 class DetectionTask:
     """Detection with Faster R-CNN as a training task. `tools.engine.task.Task` says when each method is called."""
 
+    name: ClassVar[str] = "detection"
     prefix: ClassVar[str] = "det"
     fixed_size: ClassVar[bool] = False
 
@@ -86,7 +87,7 @@ class DetectionTask:
     def meta(self, options: TrainDetectorOptions, data: Splits[CocoDetection], model: FasterRCNN) -> Meta:
         categories = data.val.annotations.categories
         return {
-            "task": "detection",
+            "task": self.name,
             "category_ids": list(categories.ids),
             "category_names": list(categories.names),
             "input": {**model.transform.describe(), **bits_entry(options.data.bits)},

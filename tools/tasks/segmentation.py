@@ -48,6 +48,7 @@ EVAL_BATCH = 8  # largest number of images in one forward pass
 class SegmentationTask:
     """Segmentation with FCNs as a training task. `tools.engine.task.Task` says when each method is called."""
 
+    name: ClassVar[str] = "segmentation"
     prefix: ClassVar[str] = "seg"
     fixed_size: ClassVar[bool] = True
 
@@ -78,7 +79,7 @@ class SegmentationTask:
     def meta(self, options: TrainSegmenterOptions, data: Splits[Segmentation], model: FCN) -> Meta:
         backbone, classes = model.backbone, data.val.source.classes
         return {
-            "task": "segmentation",
+            "task": self.name,
             "classes": list(classes.names),
             "colours": [list(colour) for colour in classes.colours],
             **_categories_entry(options.data),

@@ -1,9 +1,10 @@
-"""Start of a run: on request, each run has the same bits."""
+"""Start of a run: on request, each run has the same bits; weights of another task are refused."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from backbones.errors import UserError
 from detection.roi_align import PyramidRoIAlign
 from segmentation.data.classes import IGNORE
 from segmentation.losses import PixelLoss
+from tools import train_cls, train_det, train_seg
 from tools.engine.environment import require_possible, user_error_of
 from tools.engine.options import TrainOptions
 from tools.processes import distributed
@@ -99,3 +101,16 @@ def test_only_a_training_needs_a_batch_that_divides_among_the_processes(monkeypa
     require_possible(options, {"eval_only": True}, device)
     with pytest.raises(UserError, match=r"--batch-size 16: does not divide into 3 processes .* a multiple of 3"):
         require_possible(options, {"eval_only": False}, device)
+
+
+@pytest.mark.parametrize(
+    ("of", "command", "task"),
+    [("cls", train_det, "classification"), ("det", train_seg, "detection"), ("seg", train_cls, "segmentation")],
+)
+def test_weights_of_another_task_are_not_evaluated(
+    of: str, command: ModuleType, task: str, tiny_runs: dict[str, Path], tmp_path: Path
+):
+    words = ["--eval-only", "--weights", str(tiny_runs[of]), "--data", "absent", "--output", str(tmp_path / "run")]
+    with pytest.raises(UserError, match=rf"--weights .*: is a model for {task}; evaluate it with that task's command"):
+        command.main(words)
+    assert not (tmp_path / "run").exists()
