@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,12 @@ def atomic_file(path: Path, *, name: str = "") -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed writers of a file left. No other process may write the file now."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

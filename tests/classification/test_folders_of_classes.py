@@ -277,9 +277,7 @@ def test_validation_may_lack_classes_and_labels_go_by_name(root: Path):
     ((_, targets),) = source.eval_loader("val", views, rank=0, world_size=1, batch_size=2, workers=0)
     assert targets["label"].tolist() == [1]
     (root / "val" / "bee ü").rename(root / "val" / "cow")
-    with pytest.raises(
-        UserError, match=r"val/cow: is not one of the 2 classes of .*train \(ant, bee ü, \.\.\.\); 1 of 1"
-    ):
+    with pytest.raises(UserError, match=r"val/cow: is not one of the 2 classes of .*train \(ant, bee ü\); 1 of 1"):
         FolderSource(root, in_channels=None, splits=("train", "val"))
 
 

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from backbones.common.files import atomic_file
+from backbones.common.files import atomic_file, remove_leftovers
 from backbones.errors import UserError
 
 FORMAT = "resnet-transfer checkpoint 2"
@@ -162,7 +162,7 @@ def _fits(value: object, like: object) -> bool:
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str], *, keep: int = 0
 ) -> None:
-    """Write tensors and a text header. An existing file is replaced atomically.
+    """Write tensors and a text header. An existing file is replaced atomically. One process at a time may write it.
 
     Args:
         keep: number of checkpoints to keep, as in `save`.
@@ -172,6 +172,7 @@ def write_safetensors(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         with atomic_file(path) as temporary:
             # Write everything under a temporary name.
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=header)
