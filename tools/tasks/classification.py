@@ -72,7 +72,7 @@ class ClassificationTask:
         reduced = options.subset.asked and "train" in splits
         wanted = wanted_split(options, **_existing_splits(options, bad))
         source = open_source(
-            data.data or str(built_in_data(crops.prepare, options.run, options.model.weights)),
+            str(built_in_data(crops.prepare, options.run, options.model.weights)) if data.data is None else data.data,
             in_channels=data.in_channels,
             buffer=data.shuffle_buffer,
             guard=bad if bad.skip else None,

@@ -51,3 +51,12 @@ def test_weights_of_shapes_are_evaluated_on_the_built_in_ones(tiny_runs: dict[st
     run = RunOptions(eval_only=True)
     for weights in (str(tiny_runs["det"]), str(tiny_runs["seg"])):
         assert built_in_data(lambda: tmp_path, run, weights) == tmp_path
+
+
+@pytest.mark.parametrize("command", [train_cls, train_det, train_seg])
+def test_an_empty_name_of_the_data_does_not_mean_the_built_in_ones(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^--data \.: "):
+        command.main(["--data", "", "--dry-run"])
