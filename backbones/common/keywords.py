@@ -86,5 +86,5 @@ def _is_number(value: Any, kind: type) -> bool:
         return False
     try:
         return isfinite(operator.index(value) if kind is int else float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False

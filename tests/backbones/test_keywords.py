@@ -50,6 +50,7 @@ def test_an_unknown_keyword_is_named_with_those_that_exist(function: Callable[..
         (detection.load, {"sizes": "640"}, "sizes='640': expected a list of numbers"),
         (detection.load, {"nms": [0.5]}, "nms=[0.5]: expected a number"),
         (classification.load, {"top": 2.5}, "top=2.5: expected a whole number"),
+        (segmentation.load, {"overlap": 10**400}, f"overlap={10**400}: expected a number"),
     ],
 )
 def test_a_value_of_another_type_is_named_and_not_the_file(load: Callable[..., Any], given: dict, expected: str):
