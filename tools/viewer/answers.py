@@ -16,7 +16,6 @@ from backbones.common.colours import Colour, colour_of
 from backbones.common.explanation import Explanation
 from backbones.common.files import JsonObject
 from backbones.errors import UserError
-from backbones.trained import find
 from classification.explain import explain
 from classification.trained import TrainedClassifier
 from detection.explain import explain as explain_detection
@@ -44,8 +43,9 @@ class ShownRun:
     """
 
     def __init__(self, run: str, name: str, *, device: str) -> None:
-        self.name, self.trained, self._lock = name, find(run), Lock()
+        self.name, self._lock = name, Lock()
         self.model = open_model(run, device=device, top=TOP)
+        self.trained = self.model.trained
 
     def describe(self) -> JsonObject:
         """Return name, task, and the score at which the slider stands at first."""
