@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones.common.files import JsonObject
-from backbones.common.run_files import CONFIG_FILE, MODEL_FILE
+from backbones.common.run_files import CONFIG_FILE, MODEL_FILE, resume_options
 from backbones.errors import UserError, first_line, first_names
 from backbones.weights.exported import is_exported, read_metadata
 from backbones.weights.pickles import StandIn, is_plain, read_pickle, unreadable
@@ -121,8 +120,7 @@ def run_weights(run: Path) -> Path:
             return run / name
     files = " or ".join(RUN_FILES)
     if is_run(run):
-        folder = shlex.quote(str(run))
-        raise UserError(f"{run}: has no {files} yet; continue its training with --resume --output {folder}")
+        raise UserError(f"{run}: has no {files} yet; continue its training with {resume_options(run)}")
     raise UserError(f"{run}: is not a run folder (it has no {files}); name the folder of a finished training run")
 
 

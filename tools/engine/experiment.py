@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from backbones.common.data_split import DataSplit
 from backbones.common.files import JsonObject
 from backbones.common.machine import cores
 from backbones.common.precision import precision_dtype
-from backbones.common.run_files import MODEL_FILE
+from backbones.common.run_files import MODEL_FILE, resume_options
 from backbones.common.version import toolkit_version
 from backbones.errors import UserError
 from tools.cli.parsing import groups_of, to_dict
@@ -224,8 +223,7 @@ class Experiment:
             yield
         except stopping.Stopped as stop:
             distributed.stop()
-            folder = shlex.quote(str(self.folder))
-            raise stopping.Stopped(f"{stop}; continue with --resume --output {folder}") from None
+            raise stopping.Stopped(f"{stop}; continue with {resume_options(self.folder)}") from None
         except NonFiniteError as error:
             # Note the stop: the learning rate may change when the run is resumed. A full disk must not hide the error.
             with suppress(UserError):

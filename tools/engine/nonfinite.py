@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from backbones.common.run_files import resume_options
 from backbones.errors import UserError, counted
 from tools.engine import checkpoint
 from tools.engine.batches import Images, Losses, Targets, image_ids
@@ -38,7 +39,7 @@ class NonFiniteError(UserError):
 
     def keep(self, folder: Path, *, config: Mapping[str, object], meta: Mapping[str, object]) -> UserError:
         """Write batch, weights and random state of the step to the run folder; return the error to raise."""
-        text = f"{self}; go on from the last checkpoint with --resume --output {shlex.quote(str(folder))} --lr LOWER"
+        text = f"{self}; go on from the last checkpoint with {resume_options(folder)} --lr LOWER"
         if self.evidence is None:
             return UserError(text)
         path = folder / f"nonfinite-step-{self.step}-rank-{self.evidence['rank']}.safetensors"

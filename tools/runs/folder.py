@@ -12,7 +12,7 @@ from pathlib import Path
 from backbones.common.bits import WHOLE_BITS
 from backbones.common.data_split import SPLITS_FILE, DataSplit
 from backbones.common.files import JsonObject, read_yaml
-from backbones.common.run_files import CONFIG_FILE, LOG_FILE, RESULTS_FILE
+from backbones.common.run_files import CONFIG_FILE, LOG_FILE, RESULTS_FILE, resume_options
 from backbones.errors import UserError, no_folder
 from tools.evaluation.reading import read_json
 from tools.runs.log import read_lines
@@ -61,8 +61,8 @@ class RunFolder:
             raise UserError(f"{path}: does not hold the options of a training run; name a folder that a run wrote")
         if not (folder / RESULTS_FILE).is_file():
             raise UserError(
-                f"{folder}: has no results.json, because its run is not finished; continue it with --resume --output "
-                f"{folder}"
+                f"{folder}: has no results.json, because its run is not finished; continue it with "
+                f"{resume_options(folder)}"
             )
         results = read_json(folder / RESULTS_FILE)
         if not isinstance(results, dict) or not isinstance(results.get("images"), int):

@@ -33,6 +33,14 @@ def test_short_names_are_unique(known_run: Path, tmp_path: Path, folders: list[s
     assert [each.name for each in read_runs([str(path) for path in paths])] == names
 
 
+def test_the_command_that_continues_a_run_quotes_spaces(known_run: Path, tmp_path: Path):
+    folder = tmp_path / "my run"
+    shutil.copytree(known_run, folder)
+    (folder / "results.json").unlink()
+    with pytest.raises(UserError, match=rf"continue it with --resume --output '{folder}'$"):
+        RunFolder.read(folder)
+
+
 def test_a_run_finds_its_data_from_another_folder(known_run: Path, coco, monkeypatch):
     """Paths of config.yaml count from the folder where the run was started; the run folder ends with `output`."""
     config = yaml.safe_load((known_run / "config.yaml").read_text())
