@@ -19,9 +19,9 @@ from tools.experiments.task_comparison import TaskComparison
 from tools.runs.metrics import TaskMetrics
 
 NOTES = (
-    "Metrics are from the last evaluation: mean ± sample standard deviation over n runs (seeds, draws, folds). GFLOPs "
-    "are multiply-adds of one image at its test size, images/s is the speed of training alone, memory is the peak of "
-    "the process."
+    "Metrics are those of the delivered models: mean ± sample standard deviation over n runs (seeds, draws, folds). "
+    "GFLOPs are multiply-adds of one image at its test size, images/s is the speed of training alone, memory is the "
+    "peak of the process."
 )
 METHOD = (
     "Differences are in points; above 0 the second value is better. Their interval is Welch's over the seeds, with the "
